@@ -2,6 +2,7 @@
 
 config.yaml            the request, loadable: only the settings that the user gave
 resolved.yaml          every setting as it ran
+folders.json           where relative paths among the settings start, by setting
 recipe.json            settings that the recipe chose, each with its reason
 classes.json           label <-> class
 metrics.jsonl          training records and scores, one JSON object a line
@@ -42,6 +43,7 @@ from lookalike.storage.local_files import writing
 
 CONFIG = "config.yaml"
 RESOLVED = "resolved.yaml"
+FOLDERS = "folders.json"
 DOCTOR_JSON = "doctor.json"
 DOCTOR_PAGE = "doctor.html"
 REPORT = "report.html"
@@ -78,6 +80,7 @@ class Run:
 
     config = _PathBelow(CONFIG)
     resolved = _PathBelow(RESOLVED)
+    folders = _PathBelow(FOLDERS)
     recipe = _PathBelow(RECIPE)
     classes = _PathBelow("classes.json")
     metrics = _PathBelow(METRICS)
@@ -165,7 +168,8 @@ class Run:
         files of a run: on other machines than the main worker's, and where config.yaml was lost.
         """
         ours = {self.log, self.lock_file, self.checkpoints, self.bad_images}
-        ours |= {self.resolved, self.recipe, self.classes, self.tensorboard, self.features}
+        ours |= {self.resolved, self.folders, self.recipe, self.classes, self.tensorboard}
+        ours |= {self.features}
         beside = (LOGGERS, "wandb", DOCTOR_JSON, DOCTOR_PAGE)  # doctor may run before training
         ours |= {self.path / name for name in beside}
         if resume:

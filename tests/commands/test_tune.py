@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -263,12 +264,12 @@ def test_other_settings_need_another_directory(found, hard_list):
 def test_a_search_goes_on_with_other_spellings_of_its_files(tmp_path, monkeypatch):
     (tmp_path / "sub").mkdir()
     for name in ("classes.txt", "recipe.yaml", "sub/recipe.yaml"):
-        (tmp_path / name).touch()
+        (tmp_path / name).write_text("optim: {lr: 0.01}\n")
     monkeypatch.chdir(tmp_path)
     folder = SearchFolder(tmp_path / "search")
 
     def epochs(*overrides):
-        return folder.check_same(Config.load(None, overrides), [], "images")
+        return folder.check_same(Config.load(None, overrides), {}, "images").epochs
 
     begun = ["data.classes=classes.txt", "train.recipe=recipe.yaml", "data.val=val.txt"]
     folder.begin(Config.load(None, begun), [], "images", 7)
@@ -282,8 +283,36 @@ def test_a_search_goes_on_with_other_spellings_of_its_files(tmp_path, monkeypatc
     assert epochs(*given) == 7
     with pytest.raises(RunError, match=r"began with train.recipe=recipe.yaml, and not /.*/sub/re"):
         epochs(given[0], f"recipe={here}/sub/recipe.yaml", given[2])
-    with pytest.raises(RunError, match=r"began with data.val=val.txt, and not None"):
+    with pytest.raises(RunError, match=r"began with data.val=val.txt, and not none"):
         epochs(*given[:2])
+    (tmp_path / "recipe.yaml").write_text("optim: {lr: 0.02}\n")
+    with pytest.raises(RunError, match=r"optim.lr=0.01 in ../recipe.yaml, and not 0.02"):
+        epochs(*given)
+
+
+def test_a_search_goes_on_with_its_ranges_in_other_words(tmp_path, monkeypatch):
+    for name in ("a.pth", "b.pth"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    begun = ["optim.lr=1e-3..0.01", "loss.name=arcface,cosface", "model.pretrained=a.pth,b.pth"]
+    config, folder = Config(), SearchFolder(tmp_path / "search")
+    space = parse_space(begun, config)
+    folder.begin(config, begun, "images", 7)
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir("sub")
+    now = [
+        f"model.pretrained={tmp_path}/b.pth,../a.pth", "loss.name=CosFaceLoss,ArcFaceLoss",
+        "optim.lr=0.0010..1e-2",
+    ]  # fmt: skip
+    found = folder.check_same(config, parse_space(now, config), "images")
+    assert list(found.space.items()) == list(space.items())  # proposals follow from their order
+    assert found.spellings["model.pretrained", "a.pth"] == "../a.pth"
+    assert found.spellings["loss.name", "cosface"] == "CosFaceLoss"
+    for other in (now[:2], [*now[:2], "optim.lr=0.001..0.02"], ["loss.name=arcface,softmax"]):
+        with pytest.raises(RunError, match=r"began with --over optim.lr=1e-3..0.01 loss.name"):
+            folder.check_same(config, parse_space(other, config), "images")
+    with pytest.raises(ConfigError, match="two different values"):
+        parse_space(["loss.name=arcface,ArcFaceLoss"], config)
 
 
 def test_mistakes_are_one_line(monkeypatch, shapes, hard_list, tmp_path, capsys):
@@ -327,6 +356,15 @@ def test_trial_0_has_the_rate_of_a_pretrained_backbone_and_its_recipe_goes_with_
     assert recipe.optim.backbone_lr_factor == used.optim.backbone_lr_factor
     asked = Config().with_settings({"recipe": str(found.recipe), "val": "val.txt"})
     assert "data.val_fraction" not in {choice.key for choice in choose_by_file(asked)}
+
+
+@pytest.mark.parametrize("asked", [{}, {"init_from_features": True}])
+def test_a_recipe_guards_where_the_start_from_features_was_asked(asked):
+    request = Config().with_settings(asked)
+    recipe = tune_trials.WholeListRecipe(request, SimpleNamespace())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tune_trials.WholeListRecipe, "chosen", lambda self, values: {})
+        assert recipe.settings({}, {}).get("train.interpolate") is (True if asked else None)
 
 
 @pytest.mark.parametrize("given", [{}, {"interpolate": False}, {"val_fraction": 0.0}])

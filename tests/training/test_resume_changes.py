@@ -309,6 +309,30 @@ def test_a_recipe_is_the_same_from_another_folder(shapes, tmp_path, monkeypatch,
     assert "changed settings" not in caplog.text
 
 
+def test_files_are_the_same_from_another_folder(shapes, tmp_path, monkeypatch, caplog):
+    began, elsewhere = tmp_path / "began", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    began.mkdir()
+    (began / "weights.txt").write_text("0 2\n")
+    backbone = Embedder.create("test_resnet", pretrained=False, image_size=32).backbone
+    safetensors.torch.save_file(backbone.state_dict(), began / "a.safetensors")
+    files = {"pretrained": "a.safetensors", "data__weights": "weights.txt"}
+    monkeypatch.chdir(began)
+    output = tmp_path / "run"
+    train(**settings(shapes, output, max_steps=1, data__cache="cache", **files))
+    monkeypatch.chdir(elsewhere)
+    caplog.clear()
+    for steps, folder in ((2, began), (3, "../began")):
+        spelled = {key: os.path.join(folder, name) for key, name in files.items()}
+        spelled["data__cache"] = os.path.join(folder, "cache")
+        train(**settings(shapes, output, max_steps=steps, **spelled), resume=True)
+    assert "changed settings" not in caplog.text
+    (elsewhere / "b.safetensors").write_bytes((began / "a.safetensors").read_bytes())
+    spelled["pretrained"] = "b.safetensors"
+    train(**settings(shapes, output, max_steps=4, **spelled), resume=True)
+    assert "model.pretrained ../began/a.safetensors -> b.safetensors (without" in caplog.text
+
+
 @pytest.mark.parametrize("change", [{"time_budget": "1h"}, {"recipe": "auto"}])
 def test_settings_of_new_runs_are_refused(resumed, change):
     with pytest.raises(ConfigError, match=r"is for new runs, and .* began with (none|component)"):

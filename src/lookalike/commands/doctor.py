@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from typing import Any
@@ -12,7 +13,7 @@ from lookalike.commands.models import load
 from lookalike.commands.run_info import required_config
 from lookalike.commands.run_lists import is_own, lists_in
 from lookalike.config.config import Config
-from lookalike.config.same_setting import same_setting
+from lookalike.config.same_setting import same_setting, settings_text
 from lookalike.data.catalog import Catalog
 from lookalike.data.inputs import optional_place
 from lookalike.data.loading.bad_images import RELATIVE_PATHS, BadImages, none_readable
@@ -40,6 +41,7 @@ from lookalike.storage import Place
 from lookalike.storage.output_checks import check_distinct, check_output_file
 from lookalike.training.request_lists import create_source, open_catalogs
 from lookalike.training.saved_lists import lists_named_by
+from lookalike.training.setting_folders import folders_of
 
 
 def doctor(
@@ -77,7 +79,8 @@ def doctor(
         raise ConfigError("data is the list for a run to judge: give run (--run) too, or train")
     own_lists = run is not None and data is None and config.data.val is None
     if run is not None:
-        config = _as_trained(config, required_config(str(run)), data)
+        trained = required_config(str(run))
+        config = _as_trained(config, trained, folders_of(run), data)
     if config.data.train is None:
         raise ConfigError("no list: give data.train (--train), or a run (--run)")
     if output is not None:
@@ -130,7 +133,9 @@ _OF_THE_LIST = {
 """Settings of the run's lists that do not hold for another one; see `reading_of`."""
 
 
-def _as_trained(config: Config, trained: Config, data: str | None) -> Config:
+def _as_trained(
+    config: Config, trained: Config, folders: Mapping[str, str], data: str | None
+) -> Config:
     """The run's settings with those of this call.
 
     Raises:
@@ -141,10 +146,12 @@ def _as_trained(config: Config, trained: Config, data: str | None) -> Config:
     asked = config.asked() - {"run.output"}
     for key in sorted(asked):
         other = not key.startswith("data.") and key != "run.device"
-        if other and not same_setting(key, config.get(key), trained.get(key)):
+        pair = config.get(key), trained.get(key), folders.get(key, "")
+        if other and not same_setting(key, *pair):
+            now, its = settings_text(key, *pair)
             raise ConfigError(
-                f"{key}={config.get(key)} contradicts the run, which has {trained.get(key)}; leave "
-                "it out: with --run, settings of data and run.device apply"
+                f"{key}={now} contradicts the run, which has {its}; leave it out: with --run, "
+                "settings of data and run.device apply"
             )
     own = {
         "run.device", "data.threads", "data.requests", "data.cache", "data.cache_size",

@@ -11,6 +11,7 @@ import torch
 
 from lookalike.commands.summary import log_choices
 from lookalike.config.config import Config
+from lookalike.config.same_setting import setting_text
 from lookalike.data.held_out_classes import hold_out
 from lookalike.data.image_size import height_width
 from lookalike.data.loading.image_source import Source
@@ -44,7 +45,6 @@ from lookalike.training.build_heads import DTYPES, metric_loss
 from lookalike.training.build_network import create_network, keeps_statistics
 from lookalike.training.request_lists import create_source, open_catalogs
 from lookalike.training.resolve import check_micro_batches, half_precision, resolve
-from lookalike.training.resume_changes import setting_text
 
 CUDA_RUNTIME = 1_500_000_000
 """Assumed bytes of the CUDA context and the workspaces of cuBLAS, cuDNN and NCCL."""

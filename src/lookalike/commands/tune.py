@@ -251,17 +251,18 @@ class _SettingsSearch:
         longest = recipe.chosen({}).get("train.epochs", request.train.epochs)
         runner = TrialRunner(recipe, fraction, folder, held_out, source, device, longest)
         fingerprint = catalog.fingerprint()
-        epochs = folder.check_same(request, texts, fingerprint)
+        begun = folder.check_same(request, space, fingerprint)
+        if begun is not None:
+            space, runner.spellings = begun.space, begun.spellings
         search = cls(runner, folder, training, space, seconds, most, folder.finished(), began)
-        if epochs is None:
-            epochs = search._length()
-            folder.begin(request, texts, fingerprint, epochs)
-        runner.epochs = epochs
+        runner.epochs = search._length() if begun is None else begun.epochs
+        if begun is None:
+            folder.begin(request, texts, fingerprint, runner.epochs)
         logger.info(
             "%s held out of %s: half of them choose, half confirm; %s a trial",
             counted(len(held_out.classes), "class is", "classes are"),
             f"{len(catalog.classes):,}",
-            counted(epochs, "epoch"),
+            counted(runner.epochs, "epoch"),
         )
         if search.trials:
             logger.info("resuming after %s", counted(len(search.trials), "finished trial"))

@@ -9,7 +9,7 @@ import shutil
 import statistics
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any
 
@@ -32,6 +32,7 @@ from lookalike.planning.choices_by_start import BY_START
 from lookalike.planning.facts import Facts, with_network
 from lookalike.planning.recipe import IMPLYING, choose, choose_by_file
 from lookalike.planning.search_classes import choosing_and_confirming
+from lookalike.planning.search_space import Spellings
 from lookalike.planning.search_state import SearchFolder, Trial
 from lookalike.run import Run
 
@@ -90,8 +91,13 @@ class WholeListRecipe:
         """
         found = {**self.chosen(values), **by_start, **values}
         asked = self.request.asked()
-        measured = self.facts is not None and found.get("model.init_from_features")
-        if measured and not asked & {"data.val_fraction", "train.interpolate"}:
+        config = self.request.with_values(found)
+        measured = config.model.init_from_features and config.train.start_from is None
+        if (
+            self.facts is not None
+            and measured
+            and not asked & {"data.val_fraction", "train.interpolate"}
+        ):
             found.setdefault("train.interpolate", True)
         return found
 
@@ -115,6 +121,7 @@ class TrialRunner:
         held_out: classes that trials are measured on.
         device: of the measurement.
         epochs: of a trial.
+        spellings: values of searched settings as they are written now.
     """
 
     recipe: WholeListRecipe
@@ -124,10 +131,14 @@ class TrialRunner:
     source: Source
     device: torch.device
     epochs: int
+    spellings: Spellings = field(default_factory=dict)
 
     def request(self, values: Mapping[str, Any]) -> Config:
         """Request of a trial with these settings."""
-        return self.recipe.request_of_trial(values, self.fraction, self.epochs)
+        return self.recipe.request_of_trial(self._written(values), self.fraction, self.epochs)
+
+    def _written(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: self.spellings.get((key, value), value) for key, value in values.items()}
 
     def images_per_second(self) -> float:
         """Rate of training, from some steps."""
@@ -209,7 +220,7 @@ class TrialRunner:
         file = self.folder.run(0 if trial is None else trial.trial).recipe
         in_run = json.loads(file.read_text("utf-8")) if file.exists() else []
         by_start = {c["key"]: c["value"] for c in in_run}
-        return self.recipe.settings(values, by_start)
+        return self.recipe.settings(self._written(values), by_start)
 
 
 @contextmanager

@@ -2,41 +2,54 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 from typing import Any
 
 from lookalike import storage
-
-_PLACES = (
-    "model.pretrained", "model.backbone", "train.start_from", "train.recipe",
-    "train.cache_features", "data.classes", "data.hierarchy", "data.weights", "data.image_root",
-    "data.cache",
-)  # fmt: skip
-"""Settings whose value may be a file or a folder."""
-
-_NAMES = ("auto", "component")
-"""Recipes that are no files."""
-
-_BACKBONE_FOLDER = "local-dir:"
+from lookalike.config.setting_paths import located, paths_of
 
 
 def same_setting(key: str, one: Any, other: Any, folder: str = "") -> bool:
-    """True for equal values, and for two spellings of one file or folder that is there.
+    """True for equal values, and for two spellings of one file or folder.
 
     A relative path starts at the working folder, that of `other` at `folder` where that is given.
+    The same relative path in both folders is the same too, as in a project that was moved or
+    copied, unless it is a file of another content.
     """
+    paths, others = paths_of(key, one), paths_of(key, other, folder)
     if one == other:
-        return True
-    if key not in _PLACES or not (isinstance(one, str) and isinstance(other, str)):
-        return False
-    if key == "model.backbone":
-        if not (one.startswith(_BACKBONE_FOLDER) and other.startswith(_BACKBONE_FOLDER)):
-            return False
-        one, other = one.removeprefix(_BACKBONE_FOLDER), other.removeprefix(_BACKBONE_FOLDER)
-    if key == "train.recipe" and (one in _NAMES or other in _NAMES):
+        moved = [located(path, folder) for path in others]
+        return not any(map(_differ, paths, moved))
+    if not paths or len(paths) != len(others):
         return False
     canonical = storage.canonicalizer()
-    is_there = storage.is_remote(one) or os.path.exists(storage.local_path(one))
-    if folder and not storage.is_remote(other):
-        other = os.path.join(folder, storage.local_path(other))
-    return is_there and canonical(one) == canonical(other)
+    return all(
+        canonical(path) == canonical(located(another, folder))
+        for path, another in zip(paths, others, strict=True)
+    )
+
+
+def _differ(path: str, another: str) -> bool:
+    """True for two files of this machine with different content."""
+    if path == another or storage.is_remote(path):
+        return False
+    first, second = storage.local_path(path), storage.local_path(another)
+    if not (os.path.isfile(first) and os.path.isfile(second)) or os.path.samefile(first, second):
+        return False
+    return not filecmp.cmp(first, second, shallow=False)
+
+
+def settings_text(key: str, one: Any, other: Any, folder: str = "") -> tuple[str, str]:
+    """Two different values as a message shows them; relative paths of one text in full."""
+    if one == other and (paths := paths_of(key, one)):
+        full = [storage.absolute(located(path, start)) for start in ("", folder) for path in paths]
+        return ", ".join(full[: len(paths)]), ", ".join(full[len(paths) :])
+    return setting_text(one), setting_text(other)
+
+
+def setting_text(value: object) -> str:
+    """Setting as a message shows it; a list and a tuple look the same."""
+    if value is None:
+        return "none"
+    return str(list(value) if isinstance(value, tuple) else value)

@@ -12,9 +12,8 @@ from typing import Any
 
 from lookalike import storage
 from lookalike.config.config import FLAGS, Config, keys
+from lookalike.config.setting_paths import INPUTS, paths_of
 from lookalike.config.yaml_lines import read_mapping
-from lookalike.data.classes import names_class_file
-from lookalike.data.readers.annotation import names_file
 from lookalike.errors import ConfigError
 from lookalike.jobs.resources import Resources
 from lookalike.storage.local_files import read_text
@@ -23,11 +22,6 @@ from lookalike.workflow.workflow_graph import Node, Workflow
 COMMANDS = ("train", "embed", "evaluate")
 """Commands that can be submitted."""
 
-_INPUTS = (
-    "data.train", "data.val", "data.image_root", "data.classes", "data.hierarchy", "data.weights",
-    "model.pretrained", "train.recipe", "train.start_from",
-)  # fmt: skip
-_BACKBONE_FOLDER = "local-dir:"
 _WRITTEN = ("run.output", "-o", "--output", "--per-class", "--per-query", "folder")
 
 NO_PLACES = frozenset(
@@ -114,20 +108,9 @@ def training_job(file: str, overrides: Sequence[str], resources: Resources) -> J
 def _setting_places(config: Config) -> Iterator[tuple[str, str]]:
     """Settings that are paths or URIs of what a training reads and writes."""
     yield "run.output", str(config.run.output)
-    for key in _INPUTS:
-        value = config.get(key)
-        if key in ("data.hierarchy", "data.weights") and not names_file(value or ""):
-            continue  # columns of a table
-        if key == "train.recipe" and not value.endswith((".yaml", ".yml")):
-            continue
-        if key == "data.classes" and isinstance(value, str) and not names_class_file(value):
-            continue  # names with commas between
-        lists = value if isinstance(value, list) and key != "data.classes" else [value]
-        for each in lists:
-            if isinstance(each, str):
-                yield key, each
-    if config.model.backbone.startswith(_BACKBONE_FOLDER):
-        yield "model.backbone", config.model.backbone.removeprefix(_BACKBONE_FOLDER)
+    for key in INPUTS:
+        for path in paths_of(key, config.get(key)):
+            yield key, path
 
 
 def command_job(words: Sequence[str], resources: Resources) -> JobRequest:
@@ -215,8 +198,11 @@ def _argument_places(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
             key, equals, value = word.partition("=")
             if not equals:
                 yield option or "argument", word
-            elif key in (*_INPUTS, "run.output"):
+            elif key == "run.output":
                 yield key, value
+            else:
+                for path in paths_of(key, value) if key in INPUTS else ():
+                    yield key, path
         option = ""
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 from lookalike.config.config import Config, keys
+from lookalike.config.same_setting import same_setting
+from lookalike.config.setting_paths import PATH_SETTINGS
 from lookalike.config.yaml_lines import read_value
 from lookalike.errors import ConfigError
 from lookalike.losses import MARGINS, PAIR_LOSSES
@@ -84,6 +87,9 @@ class Values:
 Space = dict[str, Range | Values]
 """By dotted key."""
 
+Spellings = dict[tuple[str, Any], Any]
+"""By dotted key and a value as a search began with it: the value as it is written now."""
+
 
 def parse_space(texts: Sequence[str], config: Config) -> Space:
     """The space of `KEY=LOW..HIGH` and `KEY=VALUE,VALUE`.
@@ -94,17 +100,74 @@ def parse_space(texts: Sequence[str], config: Config) -> Space:
     """
     space: Space = {}
     for text in texts:
-        key, equals, values = text.partition("=")
-        key = key.strip()
-        if not equals or not values.strip():
-            raise ConfigError(f"--over {text}: has no range; {FORM}")
-        _check_key(key, config)
+        key, one = _key_and_dimension(text, config)
         if key in space:
             raise ConfigError(f"--over {text}: {key} is there twice; give it once")
-        space[key] = _dimension(text, key, values.strip())
-        for value in space[key].ends():
-            config.with_values({key: value})
+        space[key] = one
+        used = [config.with_values({key: value}).get(key) for value in one.ends()]
+        if isinstance(one, Values) and any(
+            same_setting(key, *two) for two in combinations(used, 2)
+        ):
+            raise ConfigError(f"--over {text}: takes two different values or more; {FORM}")
     return space
+
+
+def as_begun(
+    space: Space, texts: Sequence[str], config: Config, folder: str = ""
+) -> tuple[Space, Spellings] | None:
+    """The space of the texts that a search began with, in its order; None if `space` is another.
+
+    Proposals follow from the order of a space and its values, and finished trials have the values
+    as they were written: both stay those of the beginning.
+
+    Args:
+        folder: where relative paths among `texts` start; the working folder by default.
+
+    Returns:
+        The space, and how `space` writes its texts.
+    """
+    begun: Space = {}
+    for text in texts:
+        try:
+            key, begun[key] = _key_and_dimension(text, config)
+        except ConfigError:
+            return None
+    if space.keys() != begun.keys():
+        return None
+    spellings: Spellings = {}
+    for key, one in begun.items():
+        now = space[key]
+        if isinstance(one, Range) or isinstance(now, Range):
+            if one != now:
+                return None
+            continue
+        left = list(now.values)
+        for value in one.values:
+            same = [each for each in left if _same_value(key, each, value, config, folder)]
+            if not same:
+                return None
+            left.remove(same[0])
+            spellings[key, value] = same[0]
+        if left:
+            return None
+    return begun, spellings
+
+
+def _same_value(key: str, now: Any, begun: Any, config: Config, folder: str) -> bool:
+    try:
+        one, other = (config.with_values({key: value}).get(key) for value in (now, begun))
+    except ConfigError:
+        return False
+    return same_setting(key, one, other, folder)
+
+
+def _key_and_dimension(text: str, config: Config) -> tuple[str, Range | Values]:
+    key, equals, values = text.partition("=")
+    key = key.strip()
+    if not equals or not values.strip():
+        raise ConfigError(f"--over {text}: has no range; {FORM}")
+    _check_key(key, config)
+    return key, _dimension(text, key, values.strip())
 
 
 def _check_key(key: str, config: Config) -> None:
@@ -122,7 +185,7 @@ def _check_key(key: str, config: Config) -> None:
 
 def _dimension(text: str, key: str, values: str) -> Range | Values:
     low, dots, high = values.partition("..")
-    if dots:
+    if dots and key not in PATH_SETTINGS:
         integer = keys()[key][0].startswith("int")
         try:
             ends = (int(low), int(high)) if integer else (float(low), float(high))

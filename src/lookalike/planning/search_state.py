@@ -1,6 +1,7 @@
 """Output directory of a search: what it was begun with, and its finished trials.
 
-tune.json          request, its folder, searched settings and length of a trial, as the search began
+tune.json          request, recipe file, working folder, searched settings and length of a trial, as
+                   the search began
 trials.jsonl       finished trials, one JSON object a line
 trials/0003/       a trial's run, without its weights, and confirmation.json
 recipe.yaml        the settings that were found, for train.recipe
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,11 @@ from torch import Tensor
 
 from lookalike import storage
 from lookalike.config.config import Config
-from lookalike.config.same_setting import same_setting
+from lookalike.config.same_setting import same_setting, settings_text
 from lookalike.errors import ConfigError, RunError, reason_of
+from lookalike.planning.choice import with_choices
+from lookalike.planning.recipe import choose_by_file
+from lookalike.planning.search_space import Space, Spellings, as_begun
 from lookalike.run import Run
 from lookalike.storage import Place
 from lookalike.storage.checked_json import Amount, Checked, Count, Share, read_checked
@@ -50,10 +55,26 @@ class Trial(Checked):
 
 class _Begun(Checked):
     request: dict[str, Any]
+    recipe: dict[str, Any] | None = None
     folder: str = ""
     over: list[str]
     list: str
     epochs: Count
+
+
+@dataclass(frozen=True)
+class Continued:
+    """A search that is continued.
+
+    Attributes:
+        epochs: of a trial.
+        space: as the search began.
+        spellings: its values as they are written now.
+    """
+
+    epochs: int
+    space: Space
+    spellings: Spellings
 
 
 class _Confirmation(Checked):
@@ -100,13 +121,13 @@ class SearchFolder:
     def begin(self, config: Config, over: list[str], fingerprint: str, epochs: int) -> None:
         """Write what the search begins with."""
         begun = {
-            "request": _request(config), "folder": str(Path.cwd()), "over": over,
-            "list": fingerprint, "epochs": epochs,
+            "request": _request(config), "recipe": _recipe(config), "folder": str(Path.cwd()),
+            "over": over, "list": fingerprint, "epochs": epochs,
         }  # fmt: skip
         storage.write_text(self.state, json.dumps(begun, indent=1) + "\n")
 
-    def check_same(self, config: Config, over: list[str], fingerprint: str) -> int | None:
-        """Epochs of a trial of the search that is continued; None for a new one.
+    def check_same(self, config: Config, space: Space, fingerprint: str) -> Continued | None:
+        """The search that is continued; None for a new one.
 
         Raises:
             RunError: the search was begun with other images, settings or ranges.
@@ -115,19 +136,25 @@ class SearchFolder:
             return None
         fix = f"resume with the settings that it began with, or {FIX}"
         begun = read_checked(self.state.read_bytes(), _Begun, str(self.state), FIX)
-        now = _request(config)
-        for key in sorted({*now, *begun.request}):
-            if not _same(key, now.get(key), begun.request.get(key), begun.folder):
-                raise RunError(
-                    f"{self.path}: the search began with {key}={begun.request.get(key)}, and not "
-                    f"{now.get(key)}; {fix}"
-                )
-        if over != begun.over:
-            before = " ".join(begun.over) or "none"
-            raise RunError(f"{self.path}: the search began with --over {before}; {fix}")
+        pairs = [(_request(config), begun.request, "")]
+        if begun.recipe is not None:
+            pairs.append((_recipe(config), begun.recipe, f" in {config.train.recipe}"))
+        for now, before, place in pairs:
+            for key in sorted({*now, *before}):
+                values = now.get(key), before.get(key), begun.folder
+                if not _same(key, *values):
+                    value, began_with = settings_text(key, *values)
+                    raise RunError(
+                        f"{self.path}: the search began with {key}={began_with}{place}, and not "
+                        f"{value}; {fix}"
+                    )
+        continued = as_begun(space, begun.over, config, begun.folder)
+        if continued is None:
+            over = " ".join(begun.over) or "none"
+            raise RunError(f"{self.path}: the search began with --over {over}; {fix}")
         if fingerprint != begun.list:
             raise RunError(f"{self.path}: the search began with another training list; {fix}")
-        return begun.epochs
+        return Continued(begun.epochs, *continued)
 
     def finished(self) -> list[Trial]:
         """The finished trials, by number; folders of unfinished ones are removed.
@@ -192,10 +219,20 @@ def _same(key: str, now: Any, begun: Any, folder: str) -> bool:
 
 def _request(config: Config) -> dict[str, Any]:
     """The settings of a request that decide what a trial gives, as JSON has them."""
+    return _values(config, config.asked())
+
+
+def _recipe(config: Config) -> dict[str, Any]:
+    """The settings of the file that is the recipe."""
+    choices = choose_by_file(config)
+    return _values(with_choices(config, choices), {choice.key for choice in choices})
+
+
+def _values(config: Config, asked: set[str]) -> dict[str, Any]:
     public = config.without_secrets()
     values = {
         key: public.get(key)
-        for key in sorted(config.asked())
+        for key in sorted(asked)
         if key not in _FREE and not key.startswith("run.")
     }
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lookalike import storage
 from lookalike.config.config import Config, keys
-from lookalike.config.same_setting import same_setting
+from lookalike.config.same_setting import same_setting, settings_text
 from lookalike.data.catalog import Catalog
 from lookalike.data.classes import Classes
 from lookalike.data.loading.image_source import Source
@@ -30,9 +30,9 @@ from lookalike.training.resume_changes import (
     change_of_length,
     changes_of_shape,
     other_changes,
-    setting_text,
     with_inputs,
 )
+from lookalike.training.setting_folders import folders_of, write_folders
 
 
 def check_request(config: Config, resume: bool) -> None:
@@ -101,6 +101,7 @@ def as_before(config: Config, run: Run, resume: bool, world: World) -> Config:
     that was requested before and is not any more. Called by all workers together.
     """
     found: list[str] = []
+    folders: dict[str, str] = {}
     with world.raise_together():
         if world.is_main and resume and run.exists() and run.resolved.exists():
             place = str(run.path)
@@ -108,20 +109,19 @@ def as_before(config: Config, run: Run, resume: bool, world: World) -> Config:
             used = remote_run.saved_config(place)
             assert asked is not None
             assert used is not None
-            found = [asked.to_yaml(complete=False), used.to_yaml()]
-    texts = world.broadcast_object(found)
+            found, folders = [asked.to_yaml(complete=False), used.to_yaml()], folders_of(place)
+    texts, folders = world.broadcast_object((found, folders))
     if not texts:
         return config
     before, used = (Config.load(run.path, content=text.encode()) for text in texts)
     given = config.asked()
     for key, instead in _OF_NEW_RUNS.items():
-        now, known = config.get(key), [used.get(key)]
-        if key == "train.recipe":  # of a folder that was moved, as it was given
-            known.append(before.get(key))
-        if key in given and not any(same_setting(key, now, value) for value in known):
+        values = config.get(key), used.get(key), folders.get(key, "")
+        if key in given and not same_setting(key, *values):
+            now, began_with = settings_text(key, *values)
             raise ConfigError(
-                f"{key}={now} is for new runs, and {run.path} began with "
-                f"{setting_text(used.get(key))}: {instead}, or train into another --output"
+                f"{key}={now} is for new runs, and {run.path} began with {began_with}: {instead}, "
+                "or train into another --output"
             )
     if used.data.val_fraction and config.data.val is not None and used.data.val is None:
         raise RunError(
@@ -132,7 +132,8 @@ def as_before(config: Config, run: Run, resume: bool, world: World) -> Config:
 
     def changed(key: str) -> bool:
         is_given = key in given | before.asked()
-        return is_given and not same_setting(key, config.get(key), used.get(key))
+        values = config.get(key), used.get(key), folders.get(key, "")
+        return is_given and not same_setting(key, *values)
 
     kept = {
         key: used.get(key)
@@ -145,7 +146,7 @@ def as_before(config: Config, run: Run, resume: bool, world: World) -> Config:
 def write_request(run: Run, asked: Config, used: Config) -> None:
     """Write config.yaml (as asked) and resolved.yaml (as used), without secrets in addresses.
 
-    In resolved.yaml a recipe file has its absolute path, by which a resumed run knows it.
+    The folders of relative paths, by which a resumed run knows them, are in folders.json.
     """
     written = asked.without_secrets()
     cut = [key for key in sorted(asked.asked()) if asked.get(key) != written.get(key)]
@@ -154,9 +155,9 @@ def write_request(run: Run, asked: Config, used: Config) -> None:
             "%s: written without the user info and signature of its address; to resume, give it "
             "again", ", ".join(cut),
         )  # fmt: skip
-    if used.train.recipe not in ("auto", "component"):
-        used = used.with_values({"train.recipe": storage.absolute(used.train.recipe)})
-    storage.write_text(run.resolved, used.without_secrets().to_yaml())
+    public, before = used.without_secrets(), remote_run.saved_config(str(run.path))
+    write_folders(run, public, before)
+    storage.write_text(run.resolved, public.to_yaml())
     storage.write_text(run.config, written.to_yaml(complete=False))  # the last: it makes this a run
 
 

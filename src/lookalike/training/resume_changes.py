@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from lookalike.config.config import Config, keys
-from lookalike.config.same_setting import same_setting
+from lookalike.config.same_setting import same_setting, settings_text
 from lookalike.log import logger
 from lookalike.run import Run
 from lookalike.training import remote_run
 from lookalike.training.build import create_schedule
 from lookalike.training.checkpoint import Inputs, Progress
+from lookalike.training.setting_folders import folders_of
 
 _SHAPES = (
     "model.backbone", "model.backbone_dim", "model.embedding_dim", "model.pooling",
@@ -29,7 +30,12 @@ def changes_of_shape(run: Run, config: Config) -> list[str]:
     used = remote_run.saved_config(str(run.path))
     if used is None:
         return []
-    changed = [key for key in _SHAPES if not same_setting(key, config.get(key), used.get(key))]
+    folders = folders_of(run)
+    changed = [
+        key
+        for key in _SHAPES
+        if not same_setting(key, config.get(key), used.get(key), folders.get(key, ""))
+    ]
     return [f"{key}={config.get(key)} (it was {used.get(key)})" for key in changed]
 
 
@@ -52,6 +58,7 @@ def other_changes(run: Run, config: Config) -> list[str]:
         [key for key in keys() if key not in _REPORTED_ELSEWHERE and not key.startswith("run.")],
         used,
         now,
+        folders_of(run),
     )
     return [
         text + (" (without effect: training has begun)" if key in _OF_THE_START else "")
@@ -68,7 +75,7 @@ def change_of_length(run: Run, config: Config, saved: Progress, now: Progress) -
     inputs, inputs_now = saved.inputs or now.inputs, now.inputs
     if used is None or inputs is None or inputs_now is None:
         return ""
-    changes = _changes(_LENGTH, used, config)
+    changes = _changes(_LENGTH, used, config, {})
     if not changes:
         return ""
     before = create_schedule(used, inputs.steps_per_epoch, saved.shift).total_steps
@@ -83,21 +90,16 @@ def change_of_length(run: Run, config: Config, saved: Progress, now: Progress) -
     return f"{text}, and the learning rate follows it: that of a {kind} run is {rate}"
 
 
-def _changes(some: Iterable[str], used: Config, now: Config) -> dict[str, str]:
-    """Those of the settings that differ, as text by key."""
-    texts = {
-        key: (setting_text(used.get(key)), setting_text(now.get(key)))
-        for key in some
-        if not same_setting(key, used.get(key), now.get(key))
-    }
-    return {key: f"{key} {old} -> {new}" for key, (old, new) in texts.items() if old != new}
-
-
-def setting_text(value: object) -> str:
-    """Setting as a message shows it; a list and a tuple look the same."""
-    if value is None:
-        return "none"
-    return str(list(value) if isinstance(value, tuple) else value)
+def _changes(
+    some: Iterable[str], used: Config, now: Config, folders: Mapping[str, str]
+) -> dict[str, str]:
+    """Those of the settings that differ, as text by key; `folders` are those of `used`."""
+    texts = {}
+    for key in some:
+        values = now.get(key), used.get(key), folders.get(key, "")
+        if not same_setting(key, *values):
+            texts[key] = settings_text(key, *values)
+    return {key: f"{key} {old} -> {new}" for key, (new, old) in texts.items() if old != new}
 
 
 def with_inputs(saved: Progress, now: Inputs) -> Progress:

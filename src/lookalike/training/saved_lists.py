@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lookalike import storage
 from lookalike.config.config import Config
+from lookalike.config.setting_paths import INPUTS, is_relative, paths_of
 from lookalike.errors import (
     CredentialsError,
     LookalikeError,
@@ -45,7 +45,8 @@ def lists_named_by(run: str, config: Config, *, instead: str) -> Iterator[None]:
         raise StorageError(f"{error}; {fix}") from None
 
 
-_FILES = ("train.recipe", "train.start_from", "model.pretrained", "model.backbone")
+_FILES = tuple(key for key in INPUTS if not key.startswith("data."))
+_OF_LISTS = tuple(key for key in INPUTS if key.startswith("data."))
 
 
 @contextmanager
@@ -63,8 +64,8 @@ def files_named_by(config: Config, resume: bool) -> Iterator[None]:
             place = config.get(key)
             if before is None or not isinstance(place, str) or place != before.get(key):
                 continue
-            path = place.removeprefix("local-dir:")
-            if path in str(error) and _is_relative(path) and not storage.exists(path):
+            [path] = paths_of(key, place) or [""]
+            if path and path in str(error) and is_relative(path) and not storage.exists(path):
                 fix = f"run this there, or give {key}=PLACE"
                 named = f"{storage.public(str(output))} names it in {key}"
                 error.args = (
@@ -73,12 +74,5 @@ def files_named_by(config: Config, resume: bool) -> Iterator[None]:
         raise
 
 
-def _is_relative(place: str) -> bool:
-    return not storage.is_remote(place) and not os.path.isabs(storage.local_path(place))
-
-
 def _has_relative_paths(config: Config) -> bool:
-    data = config.data
-    lists = [[each] if isinstance(each, str) else each or [] for each in (data.train, data.val)]
-    files = [name for name in (data.classes, data.hierarchy, data.weights) if isinstance(name, str)]
-    return any(map(_is_relative, (*lists[0], *lists[1], *files)))
+    return any(is_relative(path) for key in _OF_LISTS for path in paths_of(key, config.get(key)))
