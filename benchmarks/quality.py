@@ -5,6 +5,7 @@
     python benchmarks/quality.py tune STUDY --method pml_cosface --trials 20
     python benchmarks/quality.py table STUDY
     python benchmarks/quality.py overview STUDY --scale 0.5
+    python benchmarks/quality.py effects STUDY --scale 0.5
     python benchmarks/quality.py plot STUDY
 
 A study is a folder. `run` runs the trials that it lacks, what teaches most first; it can be
@@ -27,6 +28,7 @@ from pathlib import Path
 from requirements import require
 
 require("pytorch_metric_learning")
+from quality_effects import effects
 from quality_results import overview, plot, table
 from quality_study import (
     METHODS,
@@ -65,7 +67,7 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("run", "tune", "table", "overview", "plot"):
+    for name in ("run", "tune", "table", "overview", "effects", "plot"):
         each = commands.add_parser(name)
         each.add_argument("folder", type=Path, help="of the study")
         each.add_argument(
@@ -91,7 +93,7 @@ def arguments() -> argparse.Namespace:
             each.add_argument("--trials", type=int, required=True)
         if name == "table":
             each.add_argument("--reference", default="ours", help="of the differences")
-        if name == "overview":
+        if name in ("overview", "effects"):
             each.add_argument("--scale", type=float, default=1.0, help="of the regime's epochs")
         if name == "plot":
             each.add_argument("--output", type=Path, help="default FOLDER/quality.svg")
@@ -200,6 +202,8 @@ def main() -> int:
             return 0
         if given.command == "overview":
             print(overview(study, given.scale), end="")
+        elif given.command == "effects":
+            print(effects(study, given.scale), end="")
             return 0
         require("matplotlib")
         path = given.output or given.folder / "quality.svg"

@@ -26,7 +26,7 @@ PEERS = (
 @pytest.fixture
 def quality(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    names = ("oml", "peers", "trial", "study", "tuning", "results")
+    names = ("oml", "peers", "trial", "study", "tuning", "results", "effects")
     modules = {name: importlib.import_module(f"quality_{name}") for name in names}
     return SimpleNamespace(cli=importlib.import_module("quality"), **modules)
 
@@ -301,6 +301,42 @@ def test_the_overview_has_a_column_for_each_cell_and_a_difference_to_its_best_pe
     ]
     assert gains.startswith("| ours − the best peer | +25.0 [")
     assert gains.endswith("] |  |")
+
+
+def test_effects_are_of_one_choice_each_against_the_recipe_of_their_time(quality, tmp_path):
+    study, trial = quality.study.Study(tmp_path, tmp_path), quality.study.Trial
+    classes = np.repeat(np.arange(4), 5)
+    earlier = "model.pooling=gem+avg"
+    for method, level in {
+        "ours": 0.5,
+        f"ours:{earlier}": 0.375,
+        f"ours:data.min_crop=0.2,{earlier}": 0.25,  # of both, the one beside the recipe counts
+        "ours:data.min_crop=0.2": 0.4375,
+        f"ours:optim.lr=0.03,optim.name=sgd,{earlier}": 0.5,
+        "ours:data.flip=0,train.batch_size=64": 0.25,  # two choices
+        "pml_arcface": 0.125,
+    }.items():
+        made_up(study, trial("a", "lite0", method, 0.5, 0), np.full(20, level), classes, 9)
+    found = json.loads(quality.effects.effects(study, 0.5))
+    assert [(each["key"], each["value"]) for each in found] == [
+        ("data.min_crop", "0.2"),
+        ("model.pooling", "gem+avg"),
+        ("optim.name", "sgd"),
+    ]
+    assert {(each["regime"], each["set"]) for each in found} == {("lite0", "a")}
+    assert [each["recall_at_1"][0] for each in found] == [-6.2, -12.5, 12.5]
+    assert [each["map_at_r"][0] for each in found] == [-3.1, -6.2, 6.2]
+    for each in found:
+        value, low, high = each["map_at_r"]
+        assert low <= value <= high
+    with pytest.raises(quality.study.StudyError, match="no trial of `ours:KEY=VALUE` at a scale"):
+        quality.effects.effects(study, 1.0)
+
+
+def test_effects_in_the_report_are_those_of_the_study_in_the_repository(quality):
+    folder = BENCHMARKS / "study"
+    shipped = BENCHMARKS.parent / "src/lookalike/planning/study_effects.json"
+    assert quality.effects.effects(quality.study.Study(folder, folder), 0.5) == shipped.read_text()
 
 
 def test_trials_are_missing_until_done_with_the_same_settings(quality, tmp_path, monkeypatch):

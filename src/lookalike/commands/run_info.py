@@ -17,6 +17,7 @@ from lookalike.data.image_size import size_text
 from lookalike.data.readers.path_patterns import shown
 from lookalike.errors import RunError
 from lookalike.log import counted, logger
+from lookalike.planning.study_effects import effects_of
 from lookalike.reporting.report_data import RunHistory, Setting
 from lookalike.run import ENVIRONMENT, METRICS, RECIPE, of_one_list, read_lines
 from lookalike.training.remote_run import saved_config
@@ -89,16 +90,20 @@ def validated_on(config: Config, history: RunHistory) -> str:
 
 def settings(config: Config, reasons: Mapping[str, str]) -> list[Setting]:
     """Every setting, without secrets in addresses; `reasons` by key where the recipe chose."""
-    default = Config()
-    return [
-        Setting(
-            key,
-            _shown(config.get(key)),
-            config.get(key) != default.get(key),
-            reasons.get(key, ""),
+    default, found = Config(), []
+    pretrained = config.model.pretrained is not False
+    for key in keys():
+        value = _shown(config.get(key))
+        found.append(
+            Setting(
+                key,
+                value,
+                config.get(key) != default.get(key),
+                reasons.get(key, ""),
+                effects_of(key, value, pretrained=pretrained) if key in reasons else (),
+            )
         )
-        for key in keys()
-    ]
+    return found
 
 
 def reasons(run: str) -> dict[str, str]:

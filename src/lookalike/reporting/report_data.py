@@ -55,12 +55,14 @@ class Setting:
     Attributes:
         changed: whether it differs from the default.
         reason: of the recipe; "" where it did not choose.
+        effects: of other values in the quality study, a value a line.
     """
 
     key: str
     value: str
     changed: bool
     reason: str = ""
+    effects: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
