@@ -1,14 +1,19 @@
 """Length of a run from a time budget."""
 
+import json
 from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
+import safetensors.torch
+import torch
 
 import lookalike
 from lookalike.config.config import Config
 from lookalike.config.duration import seconds_of
 from lookalike.errors import ConfigError
+from lookalike.model.embedder import Embedder
+from lookalike.planning.choices_by_length import choose_by_length
 from lookalike.training import time_budget
 from lookalike.training.step import TrainStep
 from lookalike.training.time_budget import Length, length_within, reserved_passes
@@ -91,3 +96,66 @@ def test_a_budget_sets_the_steps_and_leaves_no_trace(shapes, tmp_path, monkeypat
     lookalike.train(output=budget, resume=True)
     with pytest.raises(ConfigError, match="not enough for one step"):
         lookalike.train(output=tmp_path / "short", time_budget="0.001s", **settings)
+
+
+def pretrained_request(shapes, tmp_path, **settings):
+    weights = tmp_path / "weights.safetensors"
+    if not weights.exists():
+        torch.manual_seed(3)
+        embedder = Embedder.create("test_resnet", pretrained=False, image_size=32)
+        safetensors.torch.save_file(embedder.backbone.model.state_dict(), weights)
+    return {
+        "train": shapes / "train.txt", "val": shapes / "val.txt", "backbone": "test_resnet",
+        "pretrained": str(weights), "image_size": 32, "embedding_dim": 16, "batch_size": 16,
+        "threads": 1, "report": False, "log_every": 1, **settings,
+    }  # fmt: skip
+
+
+def test_a_budget_of_less_than_a_pass_trains_on_stored_features(shapes, tmp_path, monkeypatch):
+    """As a run whose length and frozen epochs were given, and resumed as it."""
+    request = pretrained_request(shapes, tmp_path)
+    per_epoch = len((shapes / "train.txt").read_text().splitlines()) // 16
+    lengths = [Length(1, max(1, round(0.6 * per_epoch)), 1), Length(50, 50 * per_epoch, 7)]
+    assert 0.5 <= lengths[0].steps / per_epoch < 1
+    with monkeypatch.context() as patch:
+        patch.setattr(time_budget, "length_within", lambda *_, **__: lengths.pop(0))
+        run = lookalike.train(output=tmp_path / "budget", time_budget="1h", **request)
+    used = Config.load(content=run.resolved.read_bytes(), file="used.yaml").train
+    assert (used.freeze_backbone_epochs, used.cache_features) == (30, True)
+    assert (used.epochs, used.max_steps, used.eval_every) == (30, 30 * per_epoch, 7)
+    chosen = {each["key"]: each for each in json.loads(run.recipe.read_text())}
+    assert chosen["train.freeze_backbone_epochs"]["value"] == 30
+    assert "too short to train the backbone" in chosen["train.cache_features"]["reason"]
+    given = lookalike.train(
+        output=tmp_path / "given", epochs=30, max_steps=30 * per_epoch, eval_every=7,
+        freeze_backbone_epochs=30, cache_features=True, **request,
+    )  # fmt: skip
+    losses = [[r["loss"] for r in each.read(each.metrics) if "loss" in r] for each in (run, given)]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 30 * per_epoch
+    start, end = (Embedder.load(each).state_dict() for each in (run.start, run.model))
+    assert all(torch.equal(start[n], end[n]) for n in start if n.startswith("backbone."))
+    assert not all(torch.equal(start[n], end[n]) for n in start if n.startswith("neck."))
+    lookalike.train(output=run, resume=True)  # is at its end, with the same settings
+
+
+@pytest.mark.parametrize(
+    ("passes", "settings", "frozen"),
+    [
+        (0.5, {}, True),
+        (0.99, {}, True),
+        (1.0, {}, False),
+        (0.49, {}, False),
+        (0.7, {"train.recipe": "component"}, False),
+        (0.7, {"model.pretrained": False}, False),
+        (0.7, {"train.max_steps": 9}, False),
+        (0.7, {"train.freeze_backbone_epochs": 0}, False),
+        (0.7, {"optim.backbone_lr_factor": 0.5}, False),
+        (0.7, {"data.color_jitter": 0.4}, False),
+        (0.7, {"model.lora_rank": 4}, False),
+        (0.7, {"train.shard_backbone": True}, False),
+    ],
+)
+def test_what_is_chosen_by_the_length(passes, settings, frozen):
+    config = Config.load(overrides=[f"{key}={value}" for key, value in settings.items()])
+    assert bool(choose_by_length(config, config.asked(), passes)) == frozen

@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from lookalike.config.config import Config, keys
 from lookalike.config.duration import seconds_of
 from lookalike.data.catalog import Catalog
 from lookalike.data.held_out_classes import hold_out
+from lookalike.data.loading.image_source import Source
 from lookalike.data.readers.path_patterns import shown
 from lookalike.distributed.launch import in_worker, launch
 from lookalike.distributed.world import World
@@ -34,12 +36,14 @@ from lookalike.log import logger
 from lookalike.metrics.calibration import Calibration
 from lookalike.model.embedder import Embedder
 from lookalike.planning.choice import Choice, with_choices
+from lookalike.planning.choices_by_length import FROZEN_EPOCHS, choose_by_length
 from lookalike.planning.choices_by_start import part_to_hold_out
 from lookalike.planning.recipe import choose_by_data, choose_by_file
 from lookalike.reporting import environment
 from lookalike.reporting.loggers import Loggers, RunFacts
 from lookalike.run import Run
 from lookalike.training import build, several_machines
+from lookalike.training.checkpoint import Progress
 from lookalike.training.frozen_backbone import use_frozen_features
 from lookalike.training.open_run import (
     as_before,
@@ -155,7 +159,10 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
             run, parts, catalog, config, resume, world, source, start.features
         )
         use_frozen_features(parts, config, run, progress, world, source)
-        config = _within_budget(config, asked, parts, run, world, began)
+        config, by_length = _within_budget(
+            config, asked, parts, run, progress, world, source, began
+        )
+        choices += by_length
         schedule = build.create_schedule(config, parts.loader.steps_per_epoch, progress.shift)
         check_end(config, schedule, progress)
         loggers = Loggers()
@@ -202,26 +209,40 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
 
 
 def _within_budget(
-    config: Config, asked: Config, parts: TrainingParts, run: Run, world: World, began: float
-) -> Config:
-    """Request of a new run with the length that fits `train.time_budget`."""
-    budget = config.train.time_budget
-    if budget is None or not world.broadcast_object(not run.resolved.exists()):
-        return config
+    config: Config,
+    asked: Config,
+    parts: TrainingParts,
+    run: Run,
+    progress: Progress,
+    world: World,
+    source: Source,
+    began: float,
+) -> tuple[Config, list[Choice]]:
+    """Request of a new run with the length that fits `train.time_budget`, and what that chooses."""
+    train = config.train
+    if train.time_budget is None or not world.broadcast_object(not run.resolved.exists()):
+        return config, []
     # Epochs with a frozen backbone take less than the others.
-    frozen = config.train.freeze_backbone
-    epoch = 0 if frozen else config.train.freeze_backbone_epochs
+    epoch = 0 if train.freeze_backbone else train.freeze_backbone_epochs
     passes = reserved_passes(
-        interpolate=bool(config.train.interpolate), report=config.train.report, workers=world.size
+        interpolate=bool(train.interpolate), report=train.report, workers=world.size
     )
-    length = fit_length(
-        budget, parts, run, world, frozen=frozen, epoch=epoch, began=began, passes=passes
-    )
-    steps = min(length.steps, config.train.max_steps or length.steps)
-    values = {"train.epochs": length.epochs, "train.max_steps": steps}
+    fit = partial(fit_length, train.time_budget, parts, run, world, began=began, passes=passes)
+    length = fit(frozen=train.freeze_backbone, epoch=epoch)
+    epochs, steps = length.epochs, min(length.steps, train.max_steps or length.steps)
+    steps_per_epoch = parts.loader.steps_per_epoch
+    choices = choose_by_length(config, asked.asked(), length.steps / steps_per_epoch)
+    if choices:
+        summary.log_choices(choices)
+        config = with_choices(config, choices)
+        use_frozen_features(parts, config, run, progress, world, source)
+        length = fit(frozen=True, epoch=0)
+        epochs = min(length.epochs, FROZEN_EPOCHS)
+        steps = min(length.steps, epochs * steps_per_epoch)
+    values = {"train.epochs": epochs, "train.max_steps": steps}
     if "train.eval_every" not in asked.asked():
         values["train.eval_every"] = length.eval_every
-    return config.with_values(values)
+    return config.with_values(values), choices
 
 
 def _without(config: Config, choices: Sequence[Choice]) -> Config:

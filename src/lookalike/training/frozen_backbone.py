@@ -28,7 +28,7 @@ def check_cache_features(config: Config) -> None:
         ConfigError: the backbone is never frozen, settings would have no effect, or the folder is
             not one of this machine.
     """
-    data, train, model = config.data, config.train, config.model
+    train = config.train
     if not train.cache_features:
         return
     place = train.cache_features if isinstance(train.cache_features, str) else "true"
@@ -42,19 +42,25 @@ def check_cache_features(config: Config) -> None:
         raise ConfigError(
             f"{asked}: features are mapped into memory; give a folder of this machine, or true"
         )
-    without_effect = {
+    if train.freeze_backbone:
+        for key, value in without_effect(config).items():
+            raise ConfigError(
+                f"{key}={value} has no effect with {asked}, which passes each image through the "
+                "frozen backbone once, as in evaluation; leave one of them out"
+            )
+
+
+def without_effect(config: Config) -> dict[str, object]:
+    """Settings of the training images, by key, that stored features leave without effect."""
+    data, model = config.data, config.model
+    found = {
         "data.augment": list(data.augment),
         "data.color_jitter": data.color_jitter,
         "data.grayscale": data.grayscale,
         "data.repeats": data.repeats if data.repeats > 1 else 0,
         "model.train_size": model.train_size and size_text(model.train_size),
     }
-    for key, value in without_effect.items():
-        if value and train.freeze_backbone:
-            raise ConfigError(
-                f"{key}={value} has no effect with {asked}, which passes each image through the "
-                "frozen backbone once, as in evaluation; leave one of them out"
-            )
+    return {key: value for key, value in found.items() if value}
 
 
 def use_frozen_features(
