@@ -202,7 +202,8 @@ def main() -> int:
             return 0
         if given.command == "overview":
             print(overview(study, given.scale), end="")
-        elif given.command == "effects":
+            return 0
+        if given.command == "effects":
             print(effects(study, given.scale), end="")
             return 0
         require("matplotlib")

@@ -339,6 +339,15 @@ def test_effects_in_the_report_are_those_of_the_study_in_the_repository(quality)
     assert quality.effects.effects(quality.study.Study(folder, folder), 0.5) == shipped.read_text()
 
 
+@pytest.mark.parametrize("command", ["overview", "effects"])
+def test_a_text_of_the_study_is_all_that_is_printed(quality, monkeypatch, capsys, command):
+    folder = BENCHMARKS / "study"
+    monkeypatch.setattr(sys, "argv", ["quality.py", command, str(folder), "--scale", "0.5"])
+    assert quality.cli.main() == 0
+    printed = getattr(quality.results if command == "overview" else quality.effects, command)
+    assert capsys.readouterr().out == printed(quality.study.Study(folder, folder), 0.5)
+
+
 def test_trials_are_missing_until_done_with_the_same_settings(quality, tmp_path, monkeypatch):
     study = quality.study.Study(tmp_path, tmp_path)
     trials = quality.study.in_order(["a"], ["scratch"], ["ours", "pml_arcface"], [0], [1.0])
