@@ -125,7 +125,10 @@ def test_a_budget_of_less_than_a_pass_trains_on_stored_features(shapes, tmp_path
     assert (used.epochs, used.max_steps, used.eval_every) == (30, 30 * per_epoch, 7)
     chosen = {each["key"]: each for each in json.loads(run.recipe.read_text())}
     assert chosen["train.freeze_backbone_epochs"]["value"] == 30
-    assert "too short to train the backbone" in chosen["train.cache_features"]["reason"]
+    assert (
+        "the time is too short to train the backbone: it reaches for 0.67 of"
+        in chosen["train.cache_features"]["reason"]
+    )
     given = lookalike.train(
         output=tmp_path / "given", epochs=30, max_steps=30 * per_epoch, eval_every=7,
         freeze_backbone_epochs=30, cache_features=True, **request,
@@ -139,13 +142,47 @@ def test_a_budget_of_less_than_a_pass_trains_on_stored_features(shapes, tmp_path
     lookalike.train(output=run, resume=True)  # is at its end, with the same settings
 
 
+@pytest.mark.parametrize("forward", [0.1, 30.0])
+def test_features_are_stored_only_where_the_time_reaches_for_them(
+    shapes, tmp_path, monkeypatch, forward
+):
+    """With a clock that only batches move: of training by 6 s, of a forward pass by less or more.
+
+    Where decoding is the slower part, a forward pass takes as long as training.
+    """
+    now = 100.0
+    clock = SimpleNamespace(monotonic=lambda: now)
+    step, pooled = TrainStep.__call__, time_budget.pooled_features
+
+    def slow_step(self, *args, **keywords):
+        nonlocal now
+        now += 0.001 if args[0].images.dtype != torch.uint8 else 6.0
+        return step(self, *args, **keywords)
+
+    def slow_features(*args):
+        nonlocal now
+        now += forward
+        return pooled(*args)
+
+    monkeypatch.setattr(TrainStep, "__call__", slow_step)
+    monkeypatch.setattr(time_budget, "pooled_features", slow_features)
+    monkeypatch.setattr(time_budget, "time", clock)
+    monkeypatch.setattr(import_module("lookalike.commands.train"), "time", clock)
+    request = pretrained_request(shapes, tmp_path)
+    run = lookalike.train(output=tmp_path / "run", time_budget="52s", **request)
+    used = Config.load(content=run.resolved.read_bytes(), file="used.yaml").train
+    assert used.freeze_backbone_epochs == (30 if forward < 1 else 0)
+    assert bool(used.cache_features) == (forward < 1)
+    assert used.max_steps >= (3 if forward < 1 else 1)
+
+
 @pytest.mark.parametrize(
     ("passes", "settings", "frozen"),
     [
         (0.5, {}, True),
         (0.99, {}, True),
         (1.0, {}, False),
-        (0.49, {}, False),
+        (0.1, {}, True),
         (0.7, {"train.recipe": "component"}, False),
         (0.7, {"model.pretrained": False}, False),
         (0.7, {"train.max_steps": 9}, False),

@@ -68,7 +68,7 @@ from lookalike.training.resolve import resolve
 from lookalike.training.run_output import RunOutput
 from lookalike.training.saved_lists import files_named_by, lists_named_by
 from lookalike.training.step import repeatable
-from lookalike.training.time_budget import fit_length, reserved_passes
+from lookalike.training.time_budget import features_fit, fit_length, reserved_passes
 from lookalike.training.trainer import Trainer
 from lookalike.training.uploader import create_uploader
 from lookalike.training.validation import Validator
@@ -232,11 +232,13 @@ def _within_budget(
     epochs, steps = length.epochs, min(length.steps, train.max_steps or length.steps)
     steps_per_epoch = parts.loader.steps_per_epoch
     choices = choose_by_length(config, asked.asked(), length.steps / steps_per_epoch)
+    if choices and not features_fit(train.time_budget, parts, world, epoch=epoch, began=began):
+        choices = []
     if choices:
         summary.log_choices(choices)
         config = with_choices(config, choices)
         use_frozen_features(parts, config, run, progress, world, source)
-        length = fit(frozen=True, epoch=0)
+        length = fit(frozen=True, epoch=0, least=steps_per_epoch)
         epochs = min(length.epochs, FROZEN_EPOCHS)
         steps = min(length.steps, epochs * steps_per_epoch)
     values = {"train.epochs": epochs, "train.max_steps": steps}

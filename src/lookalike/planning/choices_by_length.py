@@ -14,9 +14,6 @@ from lookalike.training.frozen_backbone import without_effect
 FROZEN_EPOCHS = 30
 """Epochs on stored features at most; they take seconds."""
 
-_LEAST = 0.5
-"""Passes in whose time all images go through the backbone once, forward, with time to spare."""
-
 _OTHERS = frozenset(
     {
         "train.freeze_backbone", "train.freeze_backbone_epochs", "train.cache_features",
@@ -27,7 +24,7 @@ _OTHERS = frozenset(
 
 
 def choose_by_length(config: Config, asked: Collection[str], passes: float) -> list[Choice]:
-    """Settings of a run that is too short to train the backbone.
+    """Settings of a run that is too short to train the backbone, if its features can be stored.
 
     Args:
         config: the request with its other choices.
@@ -36,13 +33,15 @@ def choose_by_length(config: Config, asked: Collection[str], passes: float) -> l
     """
     model, train = config.model, config.train
     frozen_start = model.pretrained is not False and train.start_from is None
-    if train.recipe != "auto" or not frozen_start or not _LEAST <= passes < 1:
+    if train.recipe != "auto" or not frozen_start or passes >= 1:
         return []
     if model.lora_rank or train.shard_backbone or not _OTHERS.isdisjoint(asked):
         return []
     if without_effect(config):
         return []
-    reason = f"too short to train the backbone: the time reaches for {passes:.2g} of the images"
+    reason = (
+        f"the time is too short to train the backbone: it reaches for {passes:.2g} of the images"
+    )
     return [
         Choice("train.freeze_backbone_epochs", FROZEN_EPOCHS, reason),
         Choice("train.cache_features", True, reason),

@@ -16,6 +16,8 @@ from lookalike.config.duration import seconds_of
 from lookalike.distributed.world import World
 from lookalike.errors import ConfigError
 from lookalike.log import duration, logger
+from lookalike.model.frozen_features import pooled_features
+from lookalike.model.training_network import TrainingNetwork
 from lookalike.run import Run
 from lookalike.training import checkpoint, checkpoint_writer
 from lookalike.training.checkpoint import Progress
@@ -26,6 +28,8 @@ _SECONDS = 60.0
 """Longest timing; a slower machine times fewer steps."""
 
 _FORWARD = 1 / 3  # part of the time of a training step on the same images
+
+_MOST_FOR_FEATURES = 0.8  # part of the time that is left
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ def fit_length(
     epoch: int,
     began: float,
     passes: int,
+    least: int = 0,
 ) -> Length:
     """Length of a new run by the time of some real steps, which are then undone.
 
@@ -95,9 +100,10 @@ def fit_length(
         epoch: whose steps are timed.
         began: `time.monotonic()` at the start of the command.
         passes: over the validation set that are reserved, see `reserved_passes`.
+        least: steps to take even where the time does not reach for them.
 
     Raises:
-        ConfigError: the time does not reach for a single step.
+        ConfigError: the time does not reach for a single step, and `least` is 0.
     """
     step = _seconds_of_a_step(parts, run, world, frozen, epoch)
     validator, batch = parts.validator, parts.loader.batch_size
@@ -105,6 +111,8 @@ def fit_length(
     validation = _FORWARD * step * images / batch
     left = seconds_of(budget) - (time.monotonic() - began)
     mine = length_within(left, step, parts.loader.steps_per_epoch, validation, passes)
+    if least and (mine is None or mine.steps < least):
+        mine = Length(-(-least // parts.loader.steps_per_epoch), least, 1)
     # The main worker's clock decides for all.
     shared = world.broadcast_object(None if mine is None else asdict(mine))
     if shared is None:
@@ -121,6 +129,31 @@ def fit_length(
         duration(passes * validation),
     )  # fmt: skip
     return found
+
+
+def features_fit(
+    budget: str, parts: TrainingParts, world: World, *, epoch: int, began: float
+) -> bool:
+    """True if all images go through the backbone once, forward, in most of the time that is left.
+
+    Some batches of the training images are timed; where decoding is the slower part, a forward
+    pass takes as long as training does. Arguments as of `fit_length`.
+    """
+    network = parts.trained.network
+    assert isinstance(network, TrainingNetwork)
+    took: list[float] = []
+    last = time.monotonic()
+    with closing(parts.loader.epoch(epoch)) as batches:
+        for batch in islice(batches, _WARM_UP + _TIMED):
+            pooled_features(network.embedder, batch.images, network.poolings).cpu()
+            took.append(time.monotonic() - last)
+            last = time.monotonic()
+    images = len(parts.loader.catalog)
+    images += 0 if parts.validator is None else len(parts.validator.catalog)
+    needed = float(np.median(took[_WARM_UP:] or took)) * images / parts.loader.batch_size
+    left = seconds_of(budget) - (time.monotonic() - began)
+    fits: bool = world.broadcast_object(needed <= _MOST_FOR_FEATURES * left)
+    return fits
 
 
 def _seconds_of_a_step(
