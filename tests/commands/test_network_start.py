@@ -68,25 +68,48 @@ def test_the_network_is_that_of_the_chosen_pooling(monkeypatch, shapes, weights,
 
 
 def test_classes_of_a_short_list_with_a_good_start_choose_between_start_and_end(tmp_path, weights):
-    """Colours that any network tells apart."""
-    rng = np.random.default_rng(0)
-    lines = []
-    for klass in range(16):
-        colour = rng.integers(0, 256, 3)
-        for view in range(3):
-            pixels = (colour + rng.integers(-9, 9, (32, 32, 3))).clip(0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(tmp_path / f"{klass}-{view}.png")
-            lines.append(f"{klass}-{view}.png {klass}\n")
-    (tmp_path / "list.txt").write_text("".join(lines))
     run = lookalike.train(
-        train=tmp_path / "list.txt", output=tmp_path / "run", backbone="test_resnet", epochs=1,
-        pretrained=weights, image_size=32, embedding_dim=16, device="cpu", report=False,
+        train=list_of_colours(tmp_path, classes=16), output=tmp_path / "run",
+        backbone="test_resnet", epochs=1, pretrained=weights, image_size=32, embedding_dim=16,
+        device="cpu", report=False,
     )  # fmt: skip
     choices = {each["key"]: each["value"] for each in json.loads(run.recipe.read_text())}
     assert round(16 * choices["data.val_fraction"]) == 3
-    assert choices["train.interpolate"]
+    assert choices["train.interpolate"] is True
     assert run.scores()[-1]["queries"] == 9
     assert "interpolation" in run.scores()[-1]
+
+
+def list_of_colours(folder, classes):
+    """Three images a class, of colours that any network tells apart."""
+    rng = np.random.default_rng(0)
+    lines = []
+    for klass in range(classes):
+        colour = rng.integers(0, 256, 3)
+        for view in range(3):
+            pixels = (colour + rng.integers(-9, 9, (32, 32, 3))).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"{klass}-{view}.png")
+            lines.append(f"{klass}-{view}.png {klass}\n")
+    (folder / "list.txt").write_text("".join(lines))
+    return folder / "list.txt"
+
+
+def test_training_on_few_classes_with_a_good_start_goes_half_way(tmp_path, weights):
+    few = list_of_colours(tmp_path, classes=6)
+    settings = {
+        "train": few, "backbone": "test_resnet", "epochs": 1, "pretrained": weights,
+        "image_size": 32, "embedding_dim": 16, "device": "cpu", "report": False,
+    }  # fmt: skip
+    run = lookalike.train(output=tmp_path / "run", **settings)
+    choices = {each["key"]: each["value"] for each in json.loads(run.recipe.read_text())}
+    assert choices["train.interpolate"] == 0.5
+    assert "data.val_fraction" not in choices
+    given = lookalike.train(output=tmp_path / "given", interpolate=False, **settings)
+    models = [(each.model / "model.safetensors").read_bytes() for each in (run, given)]
+    assert models[0] != models[1]
+    text = show_config(**{k: v for k, v in settings.items() if k not in ("device", "report")})
+    assert "# interpolate: chosen when training begins" in text
+    assert "# val_fraction: chosen" not in text
 
 
 def test_the_file_of_config_leaves_open_what_the_start_chooses(shapes, weights, tmp_path):

@@ -267,7 +267,9 @@ def test_classes_of_short_lists_are_held_out_where_the_start_is_good():
         part = part_to_hold_out(request(), catalog_of([images] * classes), None)
         assert round(part * classes) == held
     short = catalog_of([5] * 40)
-    assert part_to_hold_out(request(), catalog_of([5] * 14), None) is None
+    few = catalog_of([5] * 14)
+    assert part_to_hold_out(request(), few, None) == 0
+    assert part_to_hold_out(request(), catalog_of([5] * 7 + [1] * 8), None) is None
     assert part_to_hold_out(request(), catalog_of([5] * 100), None) is None  # by the facts
     assert part_to_hold_out(request(), catalog_of([5] * 19 + [1] * 21), None) is None
     assert part_to_hold_out(request(), short, short) is None
@@ -275,17 +277,25 @@ def test_classes_of_short_lists_are_held_out_where_the_start_is_good():
         "data.val_fraction=0", "train.interpolate=false", "train.recipe=component", "data.val=v.txt"
     ):  # fmt: skip
         assert part_to_hold_out(request(given), short, None) is None
+        assert part_to_hold_out(request(given), few, None) is None
     for given in ("data.val=null", "train.interpolate=true"):
         assert part_to_hold_out(request(given), short, None) is not None
+    for given in ("train.interpolate=true", "train.interpolate=0.5"):
+        assert part_to_hold_out(request(given), few, None) is None
+    assert part_to_hold_out(request("train.interpolate=0.5"), short, None) is None
     file = "train.recipe=ours.yaml"
     assert part_to_hold_out(request(file), short, None) is None
     file_that_guards = request(file, "train.interpolate=true")
     assert part_to_hold_out(file_that_guards, short, None) == 0.2
+    assert part_to_hold_out(file_that_guards, few, None) == 0
     assert part_to_hold_out(file_that_guards, catalog_of([5] * 400), None) == 0.05
     adamw = request("model.pooling=gem+avg")
     good = by_start(adamw, {"gem+avg": Start(0.8)}, 0.1)
     assert (good["data.val_fraction"], good["train.interpolate"]) == (0.1, True)
     assert "data.val_fraction" not in by_start(adamw, {"gem+avg": Start(0.5)}, 0.1)
+    assert by_start(adamw, {"gem+avg": Start(0.9)}, 0.0)["train.interpolate"] == 0.5
+    assert "data.val_fraction" not in by_start(adamw, {"gem+avg": Start(0.9)}, 0.0)
+    assert "train.interpolate" not in by_start(adamw, {"gem+avg": Start(0.8)}, 0.0)
 
 
 @pytest.mark.parametrize(

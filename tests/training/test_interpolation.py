@@ -4,14 +4,16 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 import lookalike
 from lookalike.data.catalog import open_catalog
-from lookalike.errors import RunError
+from lookalike.errors import ConfigError, RunError
 from lookalike.model.batchnorm import measure_statistics
 from lookalike.model.embedder import Embedder
 from lookalike.run import kept_score
+from lookalike.training import checkpoint
 from lookalike.training.interpolation import Point, best_point, interpolated
 from lookalike.training.validation import Validator
 
@@ -124,6 +126,44 @@ def test_a_resumed_run_measures_its_start_again_at_another_image_size(settings, 
     found = Validator(*lists).measure(start)[1]
     assert last["points"][0][1:] == pytest.approx([found["recall_at_1"], found["map_at_r"]])
     assert last["points"][0][2] != before["map_at_r"]
+
+
+def halfway(run):
+    """Weights between those of the start and of the last checkpoint."""
+    start = load_file(run.start / "model.safetensors")
+    end = checkpoint.embedder_weights(checkpoint.newest(run.checkpoints)[0])
+    return {name: torch.lerp(value, end[name], 0.5) for name, value in start.items()
+            if value.is_floating_point() and "running" not in name}  # fmt: skip
+
+
+def test_a_given_part_of_the_way_needs_no_validation_set(settings, tmp_path, caplog):
+    given = {**settings, "interpolate": 0.5, "val": None, "epochs": 1}
+    run = lookalike.train(output=tmp_path / "run", **given)
+    assert "50 % of the way from start to end, unmeasured" in caplog.text
+    model = load_file(run.model / "model.safetensors")
+    for name, value in halfway(run).items():
+        assert torch.allclose(model[name], value, atol=1e-6), name
+    assert not run.scores()
+    saved = (run.model / "model.safetensors").read_bytes()
+    lookalike.train(output=run.path, resume=True)
+    assert (run.model / "model.safetensors").read_bytes() == saved
+    with pytest.raises(ConfigError, match=r"train\.interpolate"):
+        lookalike.train(output=tmp_path / "other", **{**given, "interpolate": 1.5})
+
+
+def test_the_best_point_without_a_validation_set_is_named(settings, tmp_path, caplog):
+    run = lookalike.train(output=tmp_path / "run", **{**settings, "val": None, "max_steps": 1})
+    assert "train.interpolate=true has no effect without one" in caplog.text
+    assert not run.start.exists()
+
+
+def test_a_given_part_of_the_way_is_measured_and_kept(settings, tmp_path):
+    run = lookalike.train(output=tmp_path / "run", epochs=1, **{**settings, "interpolate": 0.3})
+    last = run.scores()[-1]
+    assert [point[0] for point in last["points"]] == [0, 0.3, 1]
+    assert last["interpolation"] == 0.3
+    found = lookalike.evaluate(run, data=settings["val"])
+    assert found.map_at_r == pytest.approx(last["map_at_r"], abs=1e-9)
 
 
 def test_weights_of_the_start_that_are_gone_are_one_clear_line(settings, tmp_path):

@@ -196,7 +196,7 @@ def _of_list(config: Config, images: int | None, device: str) -> tuple[Config, i
         choices = choose_by_data(config, catalog, held_out, None, ALONE, **elsewhere)
     config = _with_choices(config, choices)
     left = left_to_start(config)
-    if part_to_hold_out(config, catalog, held_out) is not None:
+    if part_to_hold_out(config, catalog, held_out):
         left |= {"data.val_fraction"}
     if left:
         values = (f"{key}={setting_text(config.get(key))}" for key in sorted(left))

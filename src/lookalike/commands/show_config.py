@@ -45,8 +45,11 @@ def show_config(config: Config | None = None, **settings: Any) -> str:
     )  # fmt: skip
     config = with_choices(config, choices)
     left = left_to_start(config)
-    if part_to_hold_out(config, catalog, held_out) is not None:
-        left |= {"data.val_fraction", "train.interpolate"} - config.asked()
+    part = part_to_hold_out(config, catalog, held_out)
+    if part is not None:
+        left |= {"train.interpolate"} - config.asked()
+    if part:
+        left |= {"data.val_fraction"} - config.asked()
     return with_comments(config.without_secrets(), reasons(choices), left)
 
 

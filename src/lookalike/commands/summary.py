@@ -64,8 +64,10 @@ def log_data(catalog: Catalog, held_out: Catalog | None, config: Config) -> None
     if held_out is None:
         logger.warning(
             "no validation list: the quality of the model is NOT measured. Give --val LIST, or "
-            "data.val_fraction=0.1 to hold out a tenth of the classes"
-        )
+            "data.val_fraction=0.1 to hold out a tenth of the classes%s",
+            "; train.interpolate=true has no effect without one"
+            if config.train.interpolate is True else "",
+        )  # fmt: skip
         return
     seen = int((in_training(held_out, catalog) >= 0).sum())
     logger.info(

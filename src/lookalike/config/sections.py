@@ -5,7 +5,13 @@ import os
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from lookalike.config.duration import seconds_of
 from lookalike.config.section_base import Section, setting
@@ -453,11 +459,12 @@ class TrainConfig(Section):
     ema: float = Field(0.0, ge=0, lt=1)
     """Decay of an exponential moving average of the weights, which is then what is measured and
     saved as the model; 0 is off."""
-    interpolate: bool = False
+    interpolate: bool | float = False
     """At the end, measure the weights at 0, 1/4, 1/2, 3/4 and 1 of the way from the start to the
     end on the validation set, and keep the best of those that are not below the start in Recall@1
     or MAP@R, or half-way where few queries show no gain (Wortsman et al., Robust fine-tuning of
-    zero-shot models, 2022)."""
+    zero-shot models, 2022). A number, as 0.5, is the part of the way that is kept, also without a
+    validation set; `true` has no effect without one."""
     average_last: float = Field(0.0, ge=0, le=1)
     """Measure and save an average of equal weights over this last part of the steps, as 0.3, in
     place of the weights; until then the weights themselves are measured. 0 is off."""
@@ -495,6 +502,17 @@ class TrainConfig(Section):
         if value not in ("auto", "component") and not value.endswith((".yaml", ".yml")):
             raise ValueError("is neither auto nor component nor a file ending in .yaml")
         return value
+
+    @field_validator("interpolate", mode="wrap")
+    @classmethod
+    def _part_of_the_way(cls, value: Any, parse: ValidatorFunctionWrapHandler) -> bool | float:
+        try:
+            part: bool | float = parse(value)
+        except ValidationError:
+            part = 0.0
+        if not isinstance(part, bool) and not 0 < part < 1:
+            raise ValueError("is not a number between 0 and 1, nor true or false")
+        return part
 
     @field_validator("time_budget", mode="before")
     @classmethod

@@ -19,6 +19,8 @@ from lookalike.planning.facts import has_quarters
 
 POOLING, _FACTOR = "model.pooling", "optim.backbone_lr_factor"
 
+_GUARD = "train.interpolate"
+
 BY_START = frozenset({POOLING, _FACTOR})
 """Settings that are chosen by the features of the start, after the network was built."""
 
@@ -81,33 +83,43 @@ def choose_by_start(
     start = starts.get(pooling)
     if _FACTOR in left:
         choices.append(_factor_by_start(start))
-    if held_out is not None and start is not None and start.recall[1] >= _RECALLS[-1]:
+    if held_out == 0 and start is not None and start.recall[1] >= _RECALLS[0]:
+        reason = (
+            "training on few classes loses what a good start has: Recall@1 is "
+            f"{percent(start.recall[1])} before training; half-way loses less, and there are too "
+            "few classes to choose by"
+        )
+        choices.append(Choice(_GUARD, 0.5, reason))
+    elif held_out and start is not None and start.recall[1] >= _RECALLS[-1]:
         reason = (
             f"training may lose what a good start has: Recall@1 is {percent(start.recall[1])} "
             f"before training; {percent(held_out)} of the classes choose between start and end"
         )
         choices.append(Choice("data.val_fraction", held_out, reason))
-        if "train.interpolate" not in config.asked():
-            choices.append(Choice("train.interpolate", True, reason))
+        if _GUARD not in config.asked():
+            choices.append(Choice(_GUARD, True, reason))
     return choices
 
 
 def part_to_hold_out(config: Config, catalog: Catalog, held_out: Catalog | None) -> float | None:
-    """Part of the classes of a short list to hold out where its start is good; None for none.
+    """Part of the classes of a short list to hold out where its start is good.
 
     A tenth, or as many as have 100 images; three at least, and a fifth at most. With a file that is
-    the recipe, which has to set `train.interpolate`, also of a long list.
+    the recipe, which has to set `train.interpolate`, also of a long list. 0 where the list is too
+    short for that, None where no class is to be held out for another reason.
     """
     asked, recipe = config.asked(), config.train.recipe
     given = held_out is not None or config.data.val is not None or "data.val_fraction" in asked
-    used = config.train.interpolate if "train.interpolate" in asked else recipe == "auto"
+    used = config.train.interpolate is True if _GUARD in asked else recipe == "auto"
     measured = config.model.init_from_features and config.train.start_from is None
     if recipe == "component" or given or not used or not measured:
         return None
     sizes = np.bincount(catalog.class_ids)
     classes, several = len(catalog.classes), int((sizes > 1).sum())
-    if several < max(5 * _FEWEST, classes / 2):
+    if several < classes / 2:
         return None
+    if several < 5 * _FEWEST:
+        return None if _GUARD in asked and recipe == "auto" else 0.0
     if several >= HELD_OUT_FROM:
         return None if recipe == "auto" else part_of_long_list(classes)
     enough = math.ceil(100 * classes / len(catalog))

@@ -109,20 +109,27 @@ def interpolated(module: nn.Module, start: Mapping[str, Tensor], weight: float) 
                 value.copy_(own[name])
 
 
-def keep_best_weights(
-    parts: TrainingParts, output: RunOutput, progress: Progress, world: World
+def keep_weights_between(
+    parts: TrainingParts,
+    output: RunOutput,
+    progress: Progress,
+    world: World,
+    *,
+    weight: float | None = None,
 ) -> None:
-    """Save the best weights between start and end of a run as its model, and record their scores.
+    """Save weights between start and end of a run as its model, and record their scores.
 
     The end is the checkpoint of the best measurement during training, or the last where that is the
-    start. Does nothing without a validation set, and for a run that is resumed at its end.
+    start, or where there is no validation set. Does nothing for a run that is resumed at its end
+    and has recorded scores.
+
+    Args:
+        weight: of the end; None for the best, which needs a validation set.
 
     Raises:
         RunError: the weights of the start or the end cannot be read.
     """
     validator, run, shards = parts.validator, output.run, parts.trained.shards
-    if validator is None:
-        return
     end = progress.best_step or progress.step
     mine = run.scores() if world.is_main else []
     scores: list[Mapping[str, Any]] = world.broadcast_object(mine)
@@ -143,20 +150,27 @@ def keep_best_weights(
             parts.step.prepare(frozen=frozen)
             if shards is not None:
                 shards.copy_modes()
-            stored = validator.has_features_of(embedder)
+            stored = validator is not None and validator.has_features_of(embedder)
             epoch = position // parts.loader.steps_per_epoch
             with closing(parts.loader.epoch(epoch, stored=stored)) as batches:
                 _measure_statistics(network, batches, world)
 
-        point, record = interpolate(
-            embedder, start, lambda: validator.measure(embedder), known, prepare
-        )
-        with interpolated(embedder, start, point.weight):
-            if 0 < point.weight < 1:
+        record = None
+        if validator is None:
+            kept = 1.0 if weight is None else weight
+            logger.info("the model is %.0f %% of the way from start to end, unmeasured", 100 * kept)
+        else:
+            point, record = interpolate(
+                embedder, start, lambda: validator.measure(embedder), known, prepare, weight
+            )
+            kept = point.weight
+        with interpolated(embedder, start, kept):
+            if 0 < kept < 1:
                 prepare()
             output.save_model(embedder)
-    epoch = -(-position // parts.loader.steps_per_epoch)
-    output.record({**record, "step": progress.step, "epoch": epoch, "end": end})
+    if record is not None:
+        epoch = -(-position // parts.loader.steps_per_epoch)
+        output.record({**record, "step": progress.step, "epoch": epoch, "end": end})
 
 
 def _have_one_backbone(start: Mapping[str, Tensor], end: Mapping[str, Tensor]) -> bool:
@@ -180,6 +194,7 @@ def interpolate(
     measure: Callable[[], tuple[float, dict[str, Any]]],
     known: Mapping[float, Mapping[str, Any]],
     prepare: Callable[[], None] | None = None,
+    weight: float | None = None,
 ) -> tuple[Point, dict[str, Any]]:
     """Measure the points between `start` and the embedder's weights, and choose one.
 
@@ -189,32 +204,35 @@ def interpolate(
         measure: scores of the embedder, as `Validator.measure` returns them.
         known: records of points that were measured before.
         prepare: called with the weights of a point between both in place, before it is measured.
+        weight: of the point to choose, None for the best; it alone is measured between both.
 
     Returns:
         The chosen point, and its record with all `points` as (weight, Recall@1, MAP@R).
     """
     records: dict[float, Mapping[str, Any]] = {}
-    for weight in STEPS:
-        if weight in known:
-            records[weight] = known[weight]
+    for step in STEPS if weight is None else (0.0, weight, 1.0):
+        if step in known:
+            records[step] = known[step]
             continue
-        with interpolated(embedder, start, weight):
-            if prepare is not None and 0 < weight < 1:
+        with interpolated(embedder, start, step):
+            if prepare is not None and 0 < step < 1:
                 prepare()
-            records[weight] = measure()[1]
+            records[step] = measure()[1]
     points = [
-        Point(weight, float(record["recall_at_1"]), float(record["map_at_r"]))
-        for weight, record in records.items()
+        Point(step, float(record["recall_at_1"]), float(record["map_at_r"]))
+        for step, record in records.items()
     ]
     queries = int(records[1.0]["queries"])
-    chosen = best_point(points, queries)
+    chosen = best_point(points, queries) if weight is None else points[1]
     for point in points:
         logger.info(
             "%3.0f %% of the way from start to end: Recall@1 %.1f %%, MAP@R %.1f %%%s",
             100 * point.weight, 100 * point.recall_at_1, 100 * point.map_at_r,
             " (kept)" if point is chosen else "",
         )  # fmt: skip
-    if any(point.mean > chosen.mean for point in _not_below_the_start(points, queries)):
+    if weight is None and any(
+        point.mean > chosen.mean for point in _not_below_the_start(points, queries)
+    ):
         logger.info(
             "half-way is kept: %s are too few to tell which point is best",
             counted(queries, "query", "queries"),

@@ -27,7 +27,8 @@ class TrainingSchedule:
         average_from: step from which on weights are averaged.
         patience: measurements in a row without a better score after which training stops, 0 for
             no early stopping.
-        interpolate: keep the best weights between start and end, as the model.
+        interpolate: keep the best weights between start and end, as the model; a number is the
+            part of the way that is kept.
     """
 
     total_steps: int
@@ -40,7 +41,7 @@ class TrainingSchedule:
     freeze_steps: int = 0
     average_from: int = 0
     patience: int = 0
-    interpolate: bool = False
+    interpolate: bool | float = False
 
 
 @dataclass(frozen=True)

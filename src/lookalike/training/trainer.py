@@ -19,7 +19,7 @@ from lookalike.model.embedder import Embedder
 from lookalike.training import checkpoint
 from lookalike.training.checkpoint import Progress
 from lookalike.training.gradients import all_finite
-from lookalike.training.interpolation import keep_best_weights, read_start
+from lookalike.training.interpolation import keep_weights_between, read_start
 from lookalike.training.learning_rate import LearningRateSchedule, set_lr
 from lookalike.training.network_shards import part_of
 from lookalike.training.parts import TrainingParts, TrainingSchedule
@@ -100,7 +100,7 @@ class Trainer:
         # The start of a run, or of its measurements on another validation list.
         if self.progress.step == 0:
             self.progress = replace(self.progress, best_score=None, since_best=0)
-        if self.schedule.interpolate and self.validator is not None:
+        if self._interpolates:
             if self.progress.step == 0:
                 with self.trained.whole() as network:
                     self.output.save_start(network.embedder)
@@ -377,9 +377,19 @@ class Trainer:
         )  # fmt: skip
 
     def _interpolate(self) -> None:
-        """Replace the model by the best one between start and end, where that is asked for."""
-        if self.schedule.interpolate and self.progress.best_score is not None:
-            keep_best_weights(self.parts, self.output, self.progress, self.world)
+        """Replace the model by one between start and end, where that is asked for."""
+        part = self.schedule.interpolate
+        if self._interpolates:
+            keep_weights_between(
+                self.parts, self.output, self.progress, self.world,
+                weight=None if isinstance(part, bool) else part,
+            )  # fmt: skip
+
+    @property
+    def _interpolates(self) -> bool:
+        """True if the model is to lie between start and end; the best needs a validation set."""
+        part = self.schedule.interpolate
+        return part is not False and (part is not True or self.validator is not None)
 
     def _with_model(self, action: Callable[[Embedder], T]) -> T:
         """Call with the model on each worker: the average of the weights, where one is kept."""
