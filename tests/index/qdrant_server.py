@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -128,6 +129,12 @@ class _Collections(collections_grpc.CollectionsServicer):
             if request.collection_name in self.server.shards:
                 context.abort(grpc.StatusCode.ALREADY_EXISTS, "Collection already exists!")
             self.server.create(request.collection_name, params.size, m, metadata)
+        return messages.CollectionOperationResponse(result=True)
+
+    def Delete(self, request, context):
+        with self.server.creating:
+            self.server.shards.pop(request.collection_name).close()
+            shutil.rmtree(self.server.folder / request.collection_name)
         return messages.CollectionOperationResponse(result=True)
 
     def Get(self, request, context):

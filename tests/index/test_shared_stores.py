@@ -7,6 +7,7 @@ import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,8 @@ from lookalike.index import pgvector_store
 from lookalike.index.database_address import parse_qdrant
 from lookalike.index.index import Index
 from lookalike.index.postgres_connections import reported
+from lookalike.index.store import ModelCheck
+from lookalike.index.store_address import create_store
 from lookalike.vectors.vector_parts import Parts
 
 DIM = 8
@@ -214,3 +217,41 @@ def test_points_of_other_programs_are_named(qdrant: QdrantServer) -> None:
     qdrant.create("no_model", DIM, None, {"format": "lookalike gallery 1"})
     with pytest.raises(RunError, match="was not made by lookalike"):
         Index.open(f"qdrant://127.0.0.1:{qdrant.port}/no_model")
+
+
+@pytest.mark.parametrize("kind", ["folder", "postgresql", "qdrant"])
+@pytest.mark.parametrize("dim", [DIM, DIM + 1])
+def test_an_index_that_another_model_replaces_is_refused_where_it_is_open(
+    kind: str, dim: int, request: pytest.FixtureRequest, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(ModelCheck, "SECONDS", 0)
+    name = f"replaced{dim}"
+    if kind == "folder":
+        address = str(tmp_path / name)
+        remove = partial(shutil.rmtree, address)
+    elif kind == "postgresql":
+        server = request.getfixturevalue("postgres")
+        address = server.address(name)
+        remove = partial(server.execute, f"DROP TABLE {name}")
+    else:
+        port = request.getfixturevalue("qdrant").port
+        address = f"qdrant://127.0.0.1:{port}/{name}"
+        client = QdrantClient(grpc_port=port, prefer_grpc=True, check_compatibility=False)
+        request.addfinalizer(client.close)
+        remove = partial(client.delete_collection, name)
+
+    with Index.create(address, dim=DIM) as index:
+        index.add(vectors=drawn(1, 3), ids=["a", "b", "c"])
+        remove()
+        with Index.create(address, dim=DIM) as same:  # the same model: searched as before
+            same.add(vectors=drawn(2, 2), ids=["d", "e"])
+        assert sorted(index.search(drawn(3, 1), 9).ids[0]) == ["d", "e"]
+        remove()
+        store = create_store(address, model="ab" * 16, dim=dim, kind="auto")
+        with closing(store):
+            with pytest.raises(RunError, match="was replaced by an index of another model"):
+                index.search(drawn(3, 1), 9)
+            with pytest.raises(RunError, match="was replaced by an index of another model"):
+                index.add(vectors=drawn(3, 1), ids=["f"])
+            assert store.count() == 0

@@ -17,7 +17,7 @@ from lookalike.errors import RunError
 from lookalike.index import compaction, manifest, segment, segment_search
 from lookalike.index.manifest import FIX, Manifest, SegmentEntry
 from lookalike.index.segment import Segment
-from lookalike.index.store import SearchHits, Store, StoredRows
+from lookalike.index.store import ModelCheck, SearchHits, Store, StoredRows
 from lookalike.storage import local_files
 from lookalike.storage.atomic import partial_path
 from lookalike.storage.file_lock import locked
@@ -51,7 +51,9 @@ class FolderStore(Store):
         self.address, self.place = str(path.absolute()), str(path)
         self._writer = threading.RLock()
         self._install = threading.Lock()
-        self._view = View(manifest.read(path), (), (0, 0))
+        state = manifest.read(path)
+        self._view = View(state, (), (0, 0))
+        self._model_check = ModelCheck(self.place, state.model, state.dim)
         self.refresh()
 
     @classmethod
@@ -172,7 +174,7 @@ class FolderStore(Store):
             A view at least as new as the index was when this was called.
 
         Raises:
-            RunError: the index is gone, or damaged.
+            RunError: the index is gone, damaged, or replaced by one of another model.
         """
         lost: OSError | None = None
         for _ in range(RETRIES):
@@ -182,6 +184,7 @@ class FolderStore(Store):
                 if stamp == view.stamp:
                     return view
                 state = manifest.read(self.path)
+                self._model_check.check(state.model, state.dim)
                 found = View(state, self._opened(state, view), stamp)
             except FileNotFoundError as error:
                 lost = error  # replaced meanwhile: there is a newer manifest

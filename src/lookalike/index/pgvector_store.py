@@ -23,7 +23,14 @@ from lookalike.index.postgres_connections import (
     PostgresConnections,
     create_extension,
 )
-from lookalike.index.store import SearchHits, Store, StoredRows, hits_of, table_of
+from lookalike.index.store import (
+    ModelCheck,
+    SearchHits,
+    Store,
+    StoredRows,
+    hits_of,
+    table_of,
+)
 from lookalike.log import logger
 
 _FORMAT = "lookalike gallery 1"
@@ -58,6 +65,7 @@ class PgvectorStore(Store):
                 "--index and --gallery makes one"
             )
         self.dim, self.model, self.kind = _checked(found, self.place)
+        self._model_check = ModelCheck(self.place, self.model, self.dim)
 
     @classmethod
     def exists(cls, address: str) -> bool:
@@ -97,6 +105,13 @@ class PgvectorStore(Store):
             )
         return cls(address)
 
+    def _check_model(self, connection: psycopg.Connection[Any]) -> None:
+        """Raise a RunError if the table was replaced by another one, of another model."""
+        found = _described(connection, self._table)
+        if found is not None:  # else the next statement fails
+            dim, model, _ = _checked(found, self.place)
+            self._model_check.check(model, dim)
+
     def count(self) -> int:
         with self._connections.one() as connection:
             return self._count(connection)
@@ -111,6 +126,7 @@ class PgvectorStore(Store):
             return 0
         columns = [column.to_pylist() for column in rows.table.columns]
         with self._connections.one() as connection, connection.transaction():
+            self._check_model(connection)
             connection.execute(
                 self._sql(
                     "CREATE TEMPORARY TABLE IF NOT EXISTS lookalike_rows (LIKE {table}) "
@@ -147,6 +163,8 @@ class PgvectorStore(Store):
         """By HNSW where there is one; a query that it finds too few for is searched exactly."""
         exact = exact or among is not None or k > _MOST_CANDIDATES or self.kind == "exact"
         with self._connections.one() as connection:
+            if self._model_check.is_due:
+                self._check_model(connection)
             found = [self._nearest(connection, query, k, exact, among) for query in queries]
             if not exact and any(len(hits) < k for hits in found):
                 found = [self._nearest(connection, query, k, True, among) for query in queries]

@@ -30,7 +30,14 @@ from lookalike.errors import (
     one_line,
 )
 from lookalike.index.database_address import parse_qdrant
-from lookalike.index.store import SearchHits, Store, StoredRows, hits_of, table_of
+from lookalike.index.store import (
+    ModelCheck,
+    SearchHits,
+    Store,
+    StoredRows,
+    hits_of,
+    table_of,
+)
 from lookalike.log import logger
 
 _FORMAT = "lookalike gallery 1"
@@ -67,6 +74,7 @@ class QdrantStore(Store):
                 )
             info = self._client.get_collection(self._name)
         self.dim, self.model, self.kind = _checked(info, self.place)
+        self._model_check = ModelCheck(self.place, self.model, self.dim)
 
     @classmethod
     def exists(cls, address: str) -> bool:
@@ -112,12 +120,20 @@ class QdrantStore(Store):
             opened.close()
         return cls(address, client)
 
+    def _check_model(self) -> None:
+        """Raise a RunError if the collection was replaced by another one, of another model."""
+        with _reported(self.place):
+            info = self._client.get_collection(self._name)
+        dim, model, _ = _checked(info, self.place)
+        self._model_check.check(model, dim)
+
     def count(self) -> int:
         with _reported(self.place):
             return int(self._client.count(self._name, exact=True).count)
 
     def upsert(self, rows: StoredRows) -> int:
         """In requests of 2 MiB, each durable once it is answered."""
+        self._check_model()
         step = max(1, min(_ROWS, _NUMBERS // self.dim))
         for begin in range(0, len(rows.table), step):
             facts = rows.table.slice(begin, step).to_pylist()
@@ -147,6 +163,8 @@ class QdrantStore(Store):
         self, queries: np.ndarray, k: int, *, exact: bool, among: Sequence[str] | None
     ) -> SearchHits:
         """By HNSW as far as Qdrant has built it; cosines are Qdrant's, in float32."""
+        if self._model_check.is_due:
+            self._check_model()
         chosen = None
         if among is not None:
             values = models.MatchAny(any=list(among))

@@ -7,6 +7,7 @@ differ in where the rows are: a folder of this machine (`FolderStore`), a collec
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+
+from lookalike.errors import RunError
 
 SCHEMA = pa.schema(
     [
@@ -45,6 +48,34 @@ class SearchHits(NamedTuple):
     ids: list[list[str]]
     cosines: np.ndarray
     labels: list[list[str | None]]
+
+
+class ModelCheck:
+    """A check that the index at an address is still one of the model that it was opened with.
+
+    A database has no cheap way to tell: searches ask it once a second.
+    """
+
+    SECONDS = 1.0
+
+    def __init__(self, place: str, model: str, dim: int) -> None:
+        self._place, self._built = place, (model, dim)
+        self._checked = time.monotonic()
+
+    @property
+    def is_due(self) -> bool:
+        """True where the last check is a second ago."""
+        return time.monotonic() - self._checked >= self.SECONDS
+
+    def check(self, model: str, dim: int) -> None:
+        """Raise a RunError if the index there is of another model, or of other dimensions."""
+        if (model, dim) != self._built:
+            raise RunError(
+                f"{self._place}: was replaced by an index of another model, and vectors of "
+                "different models cannot be compared; open it again with that model (a server: "
+                "start it again), or use another index"
+            )
+        self._checked = time.monotonic()
 
 
 class Store(ABC):
