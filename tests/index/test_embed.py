@@ -1,5 +1,8 @@
 """`embed`: what is embedded, to the bit what evaluation has, and going on after a kill."""
 
+import io
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -332,3 +335,46 @@ def test_workers_share_the_parts_that_the_main_one_found_missing(
     monkeypatch.setattr(Parts, "write", lambda self, number, part: made.append(number))
     assert lookalike.embed(model, many, tmp_path / "a.npy", device="cpu") == 0
     assert made == [1]
+
+
+@pytest.fixture
+def several(model, photos, tmp_path):
+    """Lists of one image with two labels, by their names, and a run that separates them by `;`."""
+    image = str(photos / "101/0.jpg")
+    answer = {"results": [{"data": "b"}, {"data": "a"}]}
+    pq.write_table(pa.table({"path": [image], "label": [["b", "a"]]}), tmp_path / "of.parquet")
+    texts = {
+        "own.txt": f"{image} b;a\n",
+        "own.json": json.dumps([{"path": image, "label": ["b", "a"]}]),
+        "other.json": json.dumps([{"path": image, "label": ["b", "a"]}]),
+        "other.jsonl": json.dumps({"data": {"source": image}, "label-1": answer}),
+        "other.txt": f"{image} b;a\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    run = tmp_path / "run"
+    shutil.copytree(model, run / "model")
+    lists = [str(tmp_path / "own.txt"), str(tmp_path / "own.json")]
+    (run / "config.yaml").write_text(
+        json.dumps({"data": {"train": lists, "label_separator": ";"}, "run": {"output": str(run)}})
+    )
+    return run, [tmp_path / name for name in (*texts, "of.parquet")]
+
+
+def test_all_labels_of_an_image_are_kept(several, model, cache, tmp_path, monkeypatch):
+    run, lists = several
+    for one in lists:
+        assert lookalike.embed(run, one, tmp_path / "v.parquet", device="cpu") == 1
+        table = pq.read_table(tmp_path / "v.parquet")
+        assert table["label"].to_pylist() == ["b;a"], one
+        lookalike.embed(run, one, tmp_path / "v.npy", device="cpu")
+        assert (tmp_path / "v.labels.txt").read_text() == "b;a\n"
+        found = lookalike.search(run, index=tmp_path / "x", gallery=one, device="cpu")
+        assert list(found.index.labels().values()) == ["b;a"]
+    # A model alone names no separator.
+    lookalike.embed(model, lists[2], tmp_path / "v.parquet", device="cpu")
+    assert pq.read_table(tmp_path / "v.parquet")["label"].to_pylist() == ["b|a"]
+    stream = io.TextIOWrapper(io.BytesIO(lists[3].read_bytes()))
+    monkeypatch.setattr("sys.stdin", stream)
+    lookalike.embed(run, "-", tmp_path / "v.parquet", device="cpu", workers=2)
+    assert pq.read_table(tmp_path / "v.parquet")["label"].to_pylist() == ["b;a"]

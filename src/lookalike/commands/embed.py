@@ -21,7 +21,7 @@ from lookalike.commands.embed_parts import (
 from lookalike.commands.keyword_groups import split_keywords
 from lookalike.commands.models import load
 from lookalike.commands.read_options import ReadKeywords, ReadOptions
-from lookalike.commands.run_lists import lists_of
+from lookalike.commands.run_lists import joiner_of, lists_of
 from lookalike.data.inputs import place_of, places_of, read_places
 from lookalike.data.loading.bad_images import none_readable, warn_left_out
 from lookalike.data.read_files import check_not_read
@@ -102,7 +102,10 @@ def embed(
     options = ReadOptions(**split_keywords(embed, read, ReadKeywords)[0])
     check_client(output)
     if workers > 1 and not in_worker():
-        places = [_kept(place, options) if is_stream(place) else place for place in places]
+        places = [
+            _kept(place, options, joiner_of(model)) if is_stream(place) else place
+            for place in places
+        ]
         words = ["embed", "--output", output, *options.flags(), *["--restart"] * restart]
         with tempfile.TemporaryDirectory(prefix="lookalike-") as folder:
             again = "The same command again resumes it"
@@ -118,7 +121,7 @@ def embed(
         embedder = load(model, device=options.device)
         read_images = records_at if is_store_address(output) else read_places
         known = lists_of(model, layout=options.layout)
-        read_list = partial(read_images, places, known, options.layout)
+        read_list = partial(read_images, places, known, options.layout, joiner_of(model))
         source = options.source([model])
         if world.on_several_machines:  # workers that do not wait for each other
             run = _share_into_index if is_store_address(output) else _embed_on_machines
@@ -134,10 +137,12 @@ def embed(
         return count
 
 
-def _kept(stream: str, options: ReadOptions) -> str:
+def _kept(stream: str, options: ReadOptions, joiner: str) -> str:
     """The path of a table of the images of a stream, which workers read with the same options."""
     layout = options.layout
-    return keep_list(read_places([stream], layout=layout), UNLABELLED.with_layout(layout))
+    return keep_list(
+        read_places([stream], layout=layout, joiner=joiner), UNLABELLED.with_layout(layout)
+    )
 
 
 def _embed(task: EmbeddingTask, output: str, restart: bool) -> int:

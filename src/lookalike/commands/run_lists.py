@@ -9,7 +9,12 @@ from lookalike.commands.read_options import run_config
 from lookalike.config.config import Config
 from lookalike.data.inputs import KnownLists, no_lists
 from lookalike.data.readers import read_records
-from lookalike.data.readers.annotation import BY_CONTENT, AnnotationOptions, ListLayout
+from lookalike.data.readers.annotation import (
+    BY_CONTENT,
+    JOINER,
+    AnnotationOptions,
+    ListLayout,
+)
 from lookalike.data.readers.path_patterns import expand_choices
 from lookalike.data.record_table import RecordTable
 from lookalike.errors import ConfigError
@@ -19,6 +24,8 @@ from lookalike.training.request_lists import annotation_options
 
 def lists_of(run: Place, *, required: bool = False, layout: ListLayout = BY_CONTENT) -> KnownLists:
     """Reads the lists of a run as its training did: by `data.format`, `data.image_root`, ...
+
+    The labels of an image that has several stay one text, as in the list.
 
     Args:
         run: or a model alone, which has no lists.
@@ -39,11 +46,25 @@ def lists_of(run: Place, *, required: bool = False, layout: ListLayout = BY_CONT
             raise ConfigError(f"lists_of={run} (--lists-of) is no run of lookalike train")
         return no_lists
     options, format = annotation_options(config).with_layout(layout), config.data.format
+    options = replace(options, label_separator=None, joiner=options.label_separator or JOINER)
 
     def known(place: str) -> RecordTable | None:
         return read_records(place, format, options) if is_own(config, place) else None
 
     return known
+
+
+def joiner_of(run: Place) -> str:
+    """The text between the labels of an image with several, where they are one text.
+
+    Args:
+        run: or a model alone.
+    """
+    try:
+        config = run_config(run)
+    except ConfigError:
+        return JOINER  # `ReadOptions.source` warns of it
+    return (config and config.data.label_separator) or JOINER
 
 
 def reading_of(

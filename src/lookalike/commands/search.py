@@ -18,6 +18,7 @@ from lookalike.commands.read_options import (
     SearchedKeywords,
     check_query_layout,
 )
+from lookalike.commands.run_lists import joiner_of
 from lookalike.commands.run_lists import lists_of as known_lists_of
 from lookalike.data.inputs import place_of, places_of
 from lookalike.data.loading.bad_images import BadImages, none_readable, warn_left_out
@@ -166,12 +167,12 @@ def search(
         check_client(os.fspath(index))
     log.start()
     layout = options.layout
+    listing = model if lists_of is None else lists_of
     known, known_queries = (
-        known_lists_of(
-            model if lists_of is None else lists_of, required=lists_of is not None, layout=one
-        )
+        known_lists_of(listing, required=lists_of is not None, layout=one)
         for one in (layout, query_layout)
     )
+    joiner = joiner_of(listing)
     queried = sync.records_at(asked_for, known_queries, query_layout) if asked_for else []
     needed = bool(asked_for or galleries or added)
     embedder = load(model, device=options.device) if needed else None
@@ -179,7 +180,7 @@ def search(
     calibration = None if embedder is None else calibration_of(model, embedder)
     prior_of(calibration, 1, prior)  # a wrong one is known before any work
     lists = [  # read before an index is made
-        (sync.GalleryList.of(places, known, layout), exactly)
+        (sync.GalleryList.of(places, known, layout, joiner), exactly)
         for places, exactly in ((galleries, index is None), (added, False))
         if places
     ]

@@ -6,12 +6,14 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from lookalike import storage
 from lookalike.data.decoding.image_formats import ENOUGH, IMAGE_SUFFIXES
 from lookalike.data.readers import image_folder, parquet, read_records
 from lookalike.data.readers.annotation import (
     BY_CONTENT,
+    JOINER,
     UNLABELLED,
     Annotation,
     AnnotationOptions,
@@ -79,6 +81,7 @@ def read_places(
     places: Sequence[Place],
     known: KnownLists = no_lists,
     layout: ListLayout = BY_CONTENT,
+    joiner: str = JOINER,
 ) -> RecordTable:
     """The images that `places` name, in the order of the places; labels where they are known.
 
@@ -93,13 +96,14 @@ def read_places(
     - `-` is a list on standard input.
     - Anything else is an image.
 
-    A place that `known` reads is a list, whatever its name. `layout` is that of other lists.
+    A place that `known` reads is a list, whatever its name. `layout` is that of other lists. The
+    labels of an image that has a list of them are one text, with `joiner` between.
 
     Raises:
         StorageError: a place cannot be read.
         DataError: a place does not exist or holds no image, or a list has bad lines.
     """
-    options, records = UNLABELLED.with_layout(layout), RecordTable()
+    options, records = replace(UNLABELLED.with_layout(layout), joiner=joiner), RecordTable()
     for place in map(str, places):
         for one in expand_choices(place):
             found = known(one)

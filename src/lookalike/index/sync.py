@@ -14,7 +14,7 @@ import numpy as np
 from lookalike import storage
 from lookalike.data.inputs import KnownLists, no_lists, read_places
 from lookalike.data.loading.image_source import Source
-from lookalike.data.readers.annotation import BY_CONTENT, ListLayout
+from lookalike.data.readers.annotation import BY_CONTENT, JOINER, ListLayout
 from lookalike.data.record import Record
 from lookalike.data.record_table import RecordTable
 from lookalike.errors import ConfigError, DataError, RunError
@@ -44,10 +44,11 @@ class GalleryList:
         places: Sequence[str],
         known: KnownLists = no_lists,
         layout: ListLayout = BY_CONTENT,
+        joiner: str = JOINER,
     ) -> GalleryList:
         """Images at places; also files of vectors: `.npy`, or Parquet that `embed` wrote.
 
-        `known` and `layout` are those of `read_places`.
+        `known`, `layout` and `joiner` are those of `read_places`.
 
         Raises:
             LookalikeError: a place cannot be read.
@@ -57,7 +58,7 @@ class GalleryList:
         }
         tables = {p: of for p, of in models.items() if of is not None or vector_files.is_array(p)}
         others = [place for place in places if place not in tables]
-        return cls(tables, records_at(others, known, layout) if others else RecordTable())
+        return cls(tables, records_at(others, known, layout, joiner) if others else RecordTable())
 
 
 def synchronize(
@@ -324,9 +325,10 @@ def records_at(
     places: Sequence[str],
     known: KnownLists = no_lists,
     layout: ListLayout = BY_CONTENT,
+    joiner: str = JOINER,
 ) -> RecordTable:
     """The images of `read_places`, with absolute paths: an index is used from anywhere."""
-    return RecordTable(map(_placed, read_places(places, known, layout)))
+    return RecordTable(map(_placed, read_places(places, known, layout, joiner)))
 
 
 def _placed(record: Record) -> Record:

@@ -136,10 +136,10 @@ def test_bad_lines(tmp_path):
         ("[1]", "'[1]' is not a JSON object; write one object a line"),
         (item(["cat", "dog"]),
          "2 labels ('cat', 'dog'), but an image has one class; keep one of them, or set "
-         "data.label_separator='|' to take all"),
+         "data.label_separator='|' (evaluate: --label-separator '|') to take all"),
         (item("cat", **{"label-2": stage("dog")}),
          "2 labels ('cat', 'dog'), but an image has one class; keep one of them, or set "
-         "data.label_separator='|' to take all"),
+         "data.label_separator='|' (evaluate: --label-separator '|') to take all"),
         (item(1.5), f"an answer is neither a text nor an integer; {only}"),
         (item({"x": 1}), f"an answer is an object without 'labels'; {only}"),
         (item("a\nb"), "label 'a\\nb' holds a control character; remove it"),

@@ -87,6 +87,8 @@ class AnnotationOptions:
         path_column: the table column of paths; None to detect it.
         label_column: the table column of labels; None to detect it.
         label_separator: the text between the labels of an image; None where each has one.
+        joiner: the text that is put between the labels of an image with a list of them, which are
+            then one text; None to refuse such a list, where there is no `label_separator` either.
         coarser_columns: the table columns of coarser classes, the finest first.
         weight_column: the table column of the images' weights; None for no weights.
         image_root: base folder or URI of relative paths; None for the annotation's folder.
@@ -98,11 +100,17 @@ class AnnotationOptions:
     path_column: str | None = None
     label_column: str | None = None
     label_separator: str | None = None
+    joiner: str | None = None
     coarser_columns: tuple[str, ...] = ()
     weight_column: str | None = None
     image_root: str | None = None
     bad: BadRows | None = field(default=None, compare=False)
     skipped: list[Skipped] | None = field(default=None, compare=False)
+
+    @property
+    def list_separator(self) -> str | None:
+        """The text between the labels of an image with a list of them; None to refuse it."""
+        return self.label_separator or self.joiner
 
     def with_layout(self, layout: ListLayout) -> AnnotationOptions:
         """The same with what `layout` names."""
@@ -117,7 +125,8 @@ class AnnotationOptions:
 
 
 DEFAULT = AnnotationOptions()
-UNLABELLED = AnnotationOptions(labelled=False)
+JOINER = "|"
+UNLABELLED = AnnotationOptions(labelled=False, joiner=JOINER)
 
 
 @dataclass(frozen=True)

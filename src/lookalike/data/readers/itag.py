@@ -166,10 +166,12 @@ def _labels(answers: list[str], options: AnnotationOptions) -> tuple[str, ...]:
     if options.label_separator is not None:
         found = [label for answer in answers or [""] for label in parse_labels(answer, options)]
         return tuple(dict.fromkeys(found))
+    if len(answers) > 1 and options.joiner is not None:
+        return (options.joiner.join(parse_label(one, options.labelled) for one in answers),)
     if len(answers) > 1:
         listed = ", ".join(map(quoted, answers[:5])) + (", ..." if len(answers) > 5 else "")
         raise MalformedRow(
             f"{len(answers)} labels ({listed}), but an image has one class; keep one of them, or "
-            "set data.label_separator='|' to take all"
+            "set data.label_separator='|' (evaluate: --label-separator '|') to take all"
         )
     return (parse_label(answers[0] if answers else "", options.labelled),)

@@ -74,7 +74,7 @@ def read(annotation: Annotation) -> RecordTable:
         StorageError: the file cannot be read.
         DataError: bad rows, or no rows.
     """
-    source, separator, bad = annotation.name, annotation.options.label_separator, BadRows()
+    source, separator, bad = annotation.name, annotation.options.list_separator, BadRows()
     items = list(_items(annotation.text, source))
     rows = [item for _, item in items if isinstance(item, dict)]
     names = list(dict.fromkeys(name for row in rows for name in row))

@@ -219,11 +219,13 @@ def _column(table: Table, index: int) -> list[str]:
 def _labels(value: Any, names: Sequence[str] | None, options: AnnotationOptions) -> tuple[str, ...]:
     if names is not None and isinstance(value, float) and value.is_integer():
         value = int(value)  # as pandas has integers among which one is missing
-    if names is not None and isinstance(value, list) and options.label_separator is not None:
+    if names is not None and isinstance(value, list) and options.list_separator is not None:
         found = [label for each in value for label in _labels(each, names, options)]
+        if options.label_separator is None:
+            return (options.list_separator.join(found),)
         return tuple(dict.fromkeys(found)) or parse_labels("", options)
     if names is None or not isinstance(value, int):
-        return parse_labels(labels_text(value, options.label_separator), options)
+        return parse_labels(labels_text(value, options.list_separator), options)
     if not 0 <= value < len(names):
         raise MalformedRow(f"label {value} is not one of the {len(names):,} class names")
     return (canonical_label(names[value].strip()),)

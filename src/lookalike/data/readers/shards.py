@@ -172,7 +172,7 @@ def _labels(files: _Files, options: AnnotationOptions) -> tuple[str, ...]:
         text = content.decode("utf-8").strip()
     except UnicodeDecodeError:
         raise MalformedRow(f"{name} is not UTF-8 text") from None
-    label = _label_of_json(name, text, options.label_separator) if end == "json" else text
+    label = _label_of_json(name, text, options.list_separator) if end == "json" else text
     if has_control_characters(label) or "\n" in label:
         raise MalformedRow(f"label {quoted(label)} of {name} is not one line of text")
     try:

@@ -118,8 +118,8 @@ def labels_text(value: object, separator: str | None) -> str:
         return cell_text(value)
     if separator is None:
         raise MalformedRow(
-            f"label {quoted(str(value))} is a list; set data.label_separator='|' where images have "
-            "several labels"
+            f"label {quoted(str(value))} is a list; set data.label_separator='|' (evaluate: "
+            "--label-separator '|') where images have several labels"
         )
     return separator.join(map(cell_text, value))
 
