@@ -1,6 +1,7 @@
 """Lists of a run: read with its columns and image folder by all commands that measure a model."""
 
 import csv
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -279,3 +280,28 @@ def test_columns_of_queries_without_queries_are_refused(trained, other, tmp_path
             use(query_path_column="x", device="cpu")
         with pytest.raises(ConfigError, match=r"query_path_column=3 must be a text or None"):
             use(query_path_column=3, device="cpu")
+
+
+def test_a_model_inside_of_a_run_is_measured_as_the_run(trained, shapes, tmp_path):
+    """Its folder `model` and its exports; also with another model before the run."""
+    folder, run = trained
+    exported = lookalike.export(run.path, "safetensors").path
+    for models in ([run.model], [f"{run.model}/"], [exported], [folder / "alone", run.path]):
+        if models[0] == folder / "alone":
+            shutil.copytree(run.model, models[0])
+        for found in lookalike.compare(models, folder / "val.csv", device="cpu").evaluations:
+            assert found.scores.map_at_r == pytest.approx(map_at_r(run)), models
+    lookalike.improve(run.model, folder / "val.csv", variants=["flip"])
+
+
+def test_a_model_inside_of_a_run_has_its_label_separator(trained, shapes, tmp_path):
+    _, run = trained
+    inside = tmp_path / "run" / "model"
+    shutil.copytree(run.model, inside)
+    (tmp_path / "run/config.yaml").write_text("data: {label_separator: ';'}\n")
+    lines = (shapes / "val.txt").read_text().splitlines()
+    pairs = [line.rsplit(" ", 1) for line in lines]
+    texts = [f"{shapes}/{path} {label};{n}\n" for n, (path, label) in enumerate(pairs)]
+    (tmp_path / "list.txt").write_text("".join(texts))
+    scores = lookalike.evaluate(inside, tmp_path / "list.txt")
+    assert scores.num_queries == len(lines)

@@ -26,7 +26,7 @@ from lookalike.commands.read_options import (
     ReadOptions,
     check_layout,
     check_query_layout,
-    settings_of,
+    settings_among,
 )
 from lookalike.commands.run_lists import reading_of
 from lookalike.data.inputs import optional_place, place_of, places_of
@@ -126,7 +126,7 @@ def evaluate(
     options = MetricOptions.of(recall=recall, precision=precision, full=full)
     with World.from_env(reading.device) as world:
         lists = ListOptions(format, split, label_separator)
-        test = _test_set(data, query, gallery, lists, world, model, reading.layout, query_layout)
+        test = _test_set(data, query, gallery, lists, world, [model], reading.layout, query_layout)
         vectors = _embedded(model, test, reading, reading.source([model]), world)
         return measure_scores(test, vectors, options, world=world)
 
@@ -209,7 +209,7 @@ def compare(
             counts: list[dict[str, int] | None] = [None] * len(files)
         else:
             test = _test_set(
-                data, query, gallery, listing, world, models[0], reading.layout, query_layout
+                data, query, gallery, listing, world, models, reading.layout, query_layout
             )
             check_not_read(outputs, test.catalog.records)
             source = reading.source(models)
@@ -282,17 +282,18 @@ def _test_set(
     gallery: str | None,
     options: ListOptions,
     world: World,
-    model: Place,
+    models: Sequence[Place],
     layout: ListLayout,
     query_layout: ListLayout,
 ) -> TestSet:
-    """The images to measure on; lists of the run of `model` are read as by its training."""
+    """The images to measure on; lists of the first run of `models` are read as by its training."""
+    config = settings_among(models)
 
     def read(place: str, layout: ListLayout = layout) -> RecordTable:
         format, annotation = reading_of(
             place,
             options.format,
-            settings_of(model),
+            config,
             layout=layout,
             separator=options.label_separator,
             coarser=options.annotation.coarser_columns,

@@ -15,7 +15,7 @@ from torch import Tensor
 from lookalike import log, storage
 from lookalike.commands.keyword_groups import split_keywords
 from lookalike.commands.models import ModelOrigin, load
-from lookalike.commands.read_options import ReadKeywords, ReadOptions, settings_of
+from lookalike.commands.read_options import ReadKeywords, ReadOptions, settings_among
 from lookalike.commands.run_lists import reading_of
 from lookalike.data.catalog import Catalog, open_catalog
 from lookalike.data.inputs import optional_place, place_of, places_of
@@ -131,7 +131,7 @@ def improve(
     needing = [*tried, kept] if kept is not None else tried
     for variant in needing:
         variant.check_dims(embedder.embedding_dim)
-    form = reading_of(data, format, settings_of(model), layout=reading.layout)
+    form = reading_of(data, format, settings_among([model]), layout=reading.layout)
     catalog = open_catalog(data, *form, split=split)
     check_measurable(catalog)
     whitened = any("whiten" in variant.steps for variant in needing)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypedDict
 
@@ -13,6 +13,7 @@ from lookalike.data.loading.image_source import Source
 from lookalike.data.readers.annotation import ListLayout
 from lookalike.errors import ConfigError, check_fields, check_integer
 from lookalike.log import logger
+from lookalike.run import EXPORTS, Run
 from lookalike.storage import Place
 from lookalike.training.remote_run import saved_config
 from lookalike.training.request_lists import create_source
@@ -115,12 +116,12 @@ class ReadOptions:
         """The bytes of images, read by these options, or as in training where they are open.
 
         Args:
-            models: runs, model folders or exported files; the first that is a run counts.
+            models: runs, model folders or exported files; see `settings_among`.
 
         Raises:
             ConfigError: a value is wrong, or a size comes without a cache.
         """
-        config = next(filter(None, map(settings_of, models)), None) or Config()
+        config = settings_among(models) or Config()
         there = config.data.cache
         if self.cache is None and there is not None and not storage.path_of(there).is_dir():
             config = config.with_values({"data.cache": None})  # of the machine that trained it
@@ -177,6 +178,23 @@ def run_config(model: Place) -> Config | None:
     if storage.public(name).endswith(".onnx"):
         return None
     return saved_config(name if storage.is_remote(name) else storage.local_path(name))
+
+
+def settings_among(models: Iterable[Place]) -> Config | None:
+    """The settings of the first run among models; else of one around a model or an export."""
+    given = [os.fspath(model) for model in models]
+    places = [*given, *filter(None, map(_run_around, given))]
+    return next(filter(None, map(settings_of, places)), None)
+
+
+def _run_around(model: str) -> str:
+    """The run whose folder `model` or `start`, or one of whose exports, this would be; or ""."""
+    name = (model if storage.is_remote(model) else storage.absolute(model)).rstrip("/")
+    parent, _, last = name.rpartition("/")
+    above, _, folder = parent.rpartition("/")
+    return (
+        parent if last in (Run.model.name, Run.start.name) else above if folder == EXPORTS else ""
+    )
 
 
 def settings_of(model: Place) -> Config | None:

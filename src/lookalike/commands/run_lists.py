@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lookalike import storage
-from lookalike.commands.read_options import run_config
+from lookalike.commands.read_options import run_config, settings_among
 from lookalike.config.config import Config
 from lookalike.data.inputs import KnownLists, no_lists
 from lookalike.data.readers import read_records
@@ -58,12 +58,9 @@ def joiner_of(run: Place) -> str:
     """The text between the labels of an image with several, where they are one text.
 
     Args:
-        run: or a model alone.
+        run: or a model or an export, which may lie in one.
     """
-    try:
-        config = run_config(run)
-    except ConfigError:
-        return JOINER  # `ReadOptions.source` warns of it
+    config = settings_among([run])
     return (config and config.data.label_separator) or JOINER
 
 
