@@ -73,3 +73,13 @@ def test_a_place_without_a_model_is_named(tmp_path, remote):
     for place in (tmp_path, "memory://bucket/other"):
         with pytest.raises(RunError, match=f"^{place}: neither a run nor a model folder"):
             lookalike.load(place, device="cpu")
+
+
+def test_exports_for_other_programs_are_named(tmp_path):
+    (tmp_path / "model.pt2").write_bytes(b"PK")
+    (tmp_path / "timm").mkdir()
+    (tmp_path / "timm/config.json").write_text('{"architecture": "resnet18"}')
+    (tmp_path / "timm/lookalike.json").write_text('{"artefact": "timm"}')
+    for name, words in (("model.pt2", "a torch.export program"), ("timm", "an export for timm")):
+        with pytest.raises(RunError, match=f"{name}: {words}.*; give the run, or its export as"):
+            lookalike.load(tmp_path / name)

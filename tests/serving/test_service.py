@@ -14,7 +14,13 @@ from PIL import Image
 
 import lookalike
 from lookalike.commands.serve import serve
-from lookalike.errors import ConfigError, LookalikeError, MissingExtraError, NotFiniteError
+from lookalike.errors import (
+    ConfigError,
+    DataError,
+    LookalikeError,
+    MissingExtraError,
+    NotFiniteError,
+)
 from lookalike.index.index import Index
 from lookalike.serving import batcher as batcher_module
 from lookalike.serving.access import Access
@@ -183,9 +189,19 @@ REFUSED = [
     ({"json": {"input": "AAAA", "model": "other"}}, 404, "'other' is not served here"),
     ({"json": {"input": "AAAA", "dimensions": 17}}, 400, "the model's vectors have 16"),
     ({"json": {"input": "AAAA", "dimensions": 0}}, 422, "dimensions: "),
+    (
+        {"json": {"input": "AAAA", "dimensions": True}},
+        422,
+        "dimensions: Input should be a number, not true or false",
+    ),
     ({"json": {"input": "AAAA", "typo": 1}}, 422, "typo: "),
     ({"json": {}}, 422, "input: "),
-    ({"content": b"{", "headers": {"content-type": "application/json"}}, 422, "JSON"),
+    ({"content": b"{", "headers": {"content-type": "application/json"}}, 422, "body: Invalid JSON"),
+    (
+        {"content": b"", "headers": {"content-type": "image/png"}, "params": "user=a&user=b"},
+        422,
+        "user: is given several times",
+    ),
     ({"content": b"\xff" * 9, "headers": {"content-type": "application/json"}}, 422, "JSON"),
     ({"content": b"", "headers": {"content-type": "image/png"}}, 400, "empty file"),
     ({"content": b"<svg/>", "headers": {"content-type": "image/svg+xml"}}, 400, "image 0: "),
@@ -225,6 +241,23 @@ def test_an_image_bomb_is_refused_from_its_header(model):
     )
     assert answer.status_code == 400
     assert answer.json()["detail"] == "image 0: 100 megapixels exceed the limit of 1"
+
+
+def test_errors_name_no_limit_or_setting_of_others(model):
+    file = io.BytesIO()
+    Image.effect_noise((80, 80), 90).convert("RGB").save(file, "JPEG")
+    half = file.getvalue()[: file.tell() // 2]
+    beyond_pil = png(Image.new("1", (14_000, 13_000)))
+    limits = ServiceLimits(max_pixels=10**6, threads=1)
+    for content, words in (
+        (half, "image 0: truncated JPEG; download it again"),
+        (beyond_pil, "image 0: 182 megapixels exceed the limit of 1"),
+    ):
+        headers = {"content-type": "image/png"}
+        answer = post(model, "/v1/embeddings", limits=limits, content=content, headers=headers)
+        assert answer.json()["detail"] == words
+    with pytest.raises(DataError, match=r"truncated JPEG; download it again$"):
+        lookalike.load(model, device="cpu").embed(half)
 
 
 def test_one_bad_image_leaves_other_requests_alone(model, files):

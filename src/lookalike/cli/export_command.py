@@ -55,7 +55,7 @@ def export(
         ),
     ] = None,
     max_images: Annotated[
-        int, typer.Option(help="Images to compare on, at most; whole classes.")
+        int, typer.Option(help="Images to compare on, at most; whole classes, two at least.")
     ] = 1000,
     ranges: Annotated[
         str | None,

@@ -85,9 +85,22 @@ def model_folder(path: Place) -> Path:
         raise RunError(f"{path}: cannot be read: permission denied") from None
     if not found and not folder.exists():
         raise RunError(f"{path}: no such file or folder; give a run or a model folder")
+    if other := _other_form(folder):
+        raise RunError(f"{path}: {other}; give the run, or its export as onnx or safetensors")
     if not found:
         raise RunError(f"{path}: neither a run nor a model folder (no model/{CONFIG_FILE})")
     return folder
+
+
+def _other_form(place: Path) -> str:
+    """What an export for other programs is, of a file or a folder; "" of anything else."""
+    if place.suffix == ".pt2" and place.is_file():
+        return "a torch.export program, which is not loaded here, as that unpickles"
+    try:
+        about = json.loads((place / ABOUT_FILE).read_bytes())
+        return "an export for timm" if about["artefact"] == "timm" else ""
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ""
 
 
 def calibration_of(

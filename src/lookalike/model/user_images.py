@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from lookalike import storage
-from lookalike.data.decoding.decode import BadImage, ImageSource, decode, load_image
+from lookalike.data.decoding.decode import BadImage, ImageSource, decode_given, load_image
 from lookalike.data.decoding.image_arrays import pixels_of, split_batch
 from lookalike.data.loading.batch import empty_images
 from lookalike.data.loading.image_source import IMAGE_LIMITS, Source
@@ -125,7 +125,7 @@ def prepared(
                 pixels = pixels_from(images[rows[piece]])
             else:
                 try:
-                    pixels = decode(pending.take())
+                    pixels = decode_given(pending.take())
                 except BadImage as error:
                     raise BadImage(f"{pending.record.place}: {error}") from error
             batch[piece].copy_(preprocess.prepare(pixels))

@@ -94,7 +94,10 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     """Faults by their place in the request, without the values, which may be whole images."""
     assert isinstance(error, RequestValidationError)
     faults = [
-        {"place": ".".join(map(str, fault["loc"])), "reason": one_line(ValueError(fault["msg"]))}
+        {
+            "place": ".".join(map(str, fault["loc"])) or "body",
+            "reason": one_line(ValueError(fault["msg"])),
+        }
         for fault in error.errors()[:_SHOWN]
     ]
     detail = "; ".join(f"{fault['place']}: {fault['reason']}" for fault in faults)

@@ -5,16 +5,27 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from lookalike.errors import DataError
 from lookalike.serving.problems import Problem
+
+
+def _no_truth_value(value: object) -> object:
+    if isinstance(value, bool):
+        raise PydanticCustomError("number", "Input should be a number, not true or false")
+    return value
+
+
+_Integer = Annotated[int, BeforeValidator(_no_truth_value)]
+_Float = Annotated[float, BeforeValidator(_no_truth_value)]
 
 
 class ImageObject(BaseModel):
@@ -37,7 +48,7 @@ class ImageRequest(BaseModel):
 class EmbeddingsRequest(ImageRequest):
     """Vectors of images."""
 
-    dimensions: int | None = Field(
+    dimensions: _Integer | None = Field(
         None, ge=1, description="the first numbers only, scaled to unit length again"
     )
     encoding_format: Literal["float", "base64"] = "float"
@@ -46,10 +57,10 @@ class EmbeddingsRequest(ImageRequest):
 class SearchRequest(ImageRequest):
     """The images of the index that are most like each image."""
 
-    k: int = Field(10, ge=1, le=1000, description="neighbours of each image")
+    k: _Integer = Field(10, ge=1, le=1000, description="neighbours of each image")
     label: str | list[str] | None = Field(None, description="only images with one of these labels")
-    threshold: float | None = Field(None, ge=-1, le=1, description="least cosine of a neighbour")
-    prior: float | None = Field(
+    threshold: _Float | None = Field(None, ge=-1, le=1, description="least cosine of a neighbour")
+    prior: _Float | None = Field(
         None, gt=0, lt=1, description="share of same pairs that the probabilities assume"
     )
 
@@ -172,11 +183,18 @@ def _fields(kind: type[R], given: Mapping[str, Any]) -> R:
 
 
 def _several(items: list[tuple[str, str]]) -> dict[str, Any]:
-    """Fields by name; those that may be lists are."""
+    """Fields by name; those that may be lists are.
+
+    Raises:
+        RequestValidationError: another one is given several times.
+    """
     found: dict[str, Any] = {}
     for name, value in items:
         if name in _LISTS:
             found.setdefault(name, []).append(value)
+        elif name in found:
+            fault = {"type": "several", "loc": (name,), "msg": "is given several times"}
+            raise RequestValidationError([fault])
         else:
             found[name] = value
     return found

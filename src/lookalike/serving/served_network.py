@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lookalike.data.decoding.decode import decode
+from lookalike.data.decoding.decode import decode_given
 from lookalike.errors import LookalikeError, NotFiniteError
 from lookalike.exporting.exported import ExportedModel
 from lookalike.model.embedder import Embedder
@@ -46,7 +46,7 @@ class ServedNetwork:
         Raises:
             DataError: it is no image that can be read.
         """
-        pixels = decode(content, max_pixels=self.max_pixels)
+        pixels = decode_given(content, self.max_pixels)
         preprocess = self.model.preprocess
         return pixels if preprocess is None else preprocess.prepare(pixels)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lookalike.data.decoding.decode import decode
+from lookalike.data.decoding.decode import decode_given
 from lookalike.data.record import Record
 from lookalike.errors import ConfigError, RunError
 from lookalike.studio.galleries import Gallery
@@ -117,7 +117,7 @@ class PictureSearch:
         Raises:
             BadImage: it is none, or too large.
         """
-        pixels = decode(content, max_pixels=MAX_PIXELS)
+        pixels = decode_given(content, MAX_PIXELS)
         from lookalike.data.loading.thumbnails import data_uri
 
         return pixels, data_uri(pixels, _QUERY_SIDE)

@@ -38,7 +38,8 @@ _FORMATS = (
 # Formats that some builds of PIL leave out, by `format_of`, and PIL's name of them.
 _OPTIONAL = {"AVIF": "AVIF", "JPEG 2000": "JPEG2000", "WebP": "WEBP"}
 
-TRUNCATED = "download it again, or set data.allow_truncated=true (--allow-truncated)"
+_AGAIN = "download it again"
+TRUNCATED = f"{_AGAIN}, or set data.allow_truncated=true (--allow-truncated)"
 """The fix for a JPEG whose end is missing."""
 
 _JPEG_FAST = ("YCbCr", "RGB", "Gray")  # simplejpeg converts these as PIL does
@@ -131,7 +132,7 @@ def decode(
     except Exception as error:
         if directory is not None and isinstance(error, UnidentifiedImageError):
             return _float_tiff(data, directory, max_pixels)
-        raise BadImage(_reason(error, data)) from error
+        raise BadImage(_reason(error, data, max_pixels)) from error
 
 
 def jpeg_header(data: bytes) -> JpegHeader | None:
@@ -208,12 +209,24 @@ def load_image(source: ImageSource, limits: Limits = NO_LIMITS) -> np.ndarray:
         except Exception as error:  # as in `decode`
             raise BadImage(_reason(error, b"")) from error
     if isinstance(source, bytes):
-        return decode(source)
+        return decode_given(source)
     uri = os.fspath(source)
     try:
-        return decode(read_bytes(uri, limits=limits, regular=True))
+        return decode_given(read_bytes(uri, limits=limits, regular=True))
     except BadImage as error:
         raise BadImage(f"{public(uri)}: {error}") from error
+
+
+def decode_given(data: bytes, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """`decode` for an image that is given alone, where settings of lists do not apply.
+
+    Raises:
+        BadImage: as by `decode`; names no setting.
+    """
+    try:
+        return decode(data, max_pixels=max_pixels)
+    except BadImage as error:
+        raise BadImage(str(error).replace(TRUNCATED, _AGAIN)) from error
 
 
 def _decode_jpeg(
@@ -326,11 +339,13 @@ def _grey(values: np.ndarray) -> np.ndarray:
     return np.repeat(grey[:, :, None], 3, axis=2)
 
 
-def _reason(error: Exception, data: bytes) -> str:
+def _reason(error: Exception, data: bytes, max_pixels: int = MAX_PIXELS) -> str:
     """A short reason for what PIL raised."""
     if isinstance(error, Image.DecompressionBombError):
         pixels = re.search(r"\d+", str(error))
         size = f"{int(pixels[0]) / 1e6:.4g} megapixels" if pixels else "its pixels"
+        if max_pixels < 2 * (Image.MAX_IMAGE_PIXELS or 0):
+            return f"{size} exceed the limit of {max_pixels / 1e6:.4g}"
         return f"{size} exceed PIL's limit of {2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6:.4g}"
     if isinstance(error, MemoryError):
         return "not enough memory to decode it"
@@ -343,6 +358,6 @@ def _reason(error: Exception, data: bytes) -> str:
         return f"damaged or truncated {name} header"
     text = " ".join(str(error).split())
     if "truncated" in text.lower():
-        fix = TRUNCATED if name == "JPEG" else "download it again"
+        fix = TRUNCATED if name == "JPEG" else _AGAIN
         return f"truncated{name and ' '}{name}; {fix}"
     return f"damaged ({type(error).__name__}: {text[:80]})" if text else "damaged"
