@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lookalike.errors import ConfigError, DataError, Interrupted, RunError
+from lookalike.model.embedder import Embedder
 from lookalike.storage.file_lock import locked
 from lookalike.workflow.node_calls import CALLS
 from lookalike.workflow.run_workflow import run_workflow
@@ -169,16 +170,37 @@ def test_what_cannot_run_is_told(flow):
     folder, calls, _ = flow
     with pytest.raises(ConfigError, match="no node tain; nodes: learn, test, train"):
         run_workflow(folder / "flow.yaml", only="tain")
-    with pytest.raises(RunError, match=r"train: its input learn.list is not there yet; run learn"):
+    with pytest.raises(
+        RunError, match=r"train: its input learn.list is not there yet; run learn"
+    ) as told:
         run_workflow(folder / "flow.yaml", only="train")
+    assert str(told.value).endswith(f"lookalike run {folder / 'flow.yaml'} --only learn")
     (folder / "learn.txt").unlink()
     found = run_workflow(folder / "flow.yaml")
     assert did(found)["learn"] == "failed"
     assert "learn.txt: no such file or folder" in str(found.failure())
+    log = folder / ".lookalike/flow/learn/log.txt"
+    assert str(found.failure()).endswith(f"(log: {log})")
+    assert "learn: failed: learn.txt: no such file or folder" in log.read_text()
     assert names(calls) == []
     (folder / ".lookalike/flow/test/state.json").write_text("{")
     with pytest.raises(RunError, match="is damaged; remove it"):
         run_workflow(folder / "flow.yaml")
+
+
+def test_a_model_without_a_run_is_exported_into_the_folder_of_the_node(shapes, tmp_path):
+    """As the one that a node `improve` keeps."""
+    embedder = Embedder.create("test_resnet", pretrained=False, image_size=32, embedding_dim=16)
+    embedder.save(tmp_path / "model")
+    (tmp_path / "flow.yaml").write_text(
+        "export:\n"
+        "  uses: export\n"
+        f"  with: {{model: model, data: {shapes / 'val.txt'}, format: safetensors}}\n"
+    )
+    found = run_workflow(tmp_path / "flow.yaml")
+    assert found.failure() is None
+    [export] = found.nodes
+    assert export.outputs == {"export": f"{tmp_path}/.lookalike/flow/export/1/safetensors"}
 
 
 def test_one_process_runs_a_workflow(flow, monkeypatch):

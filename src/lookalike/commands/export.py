@@ -254,6 +254,13 @@ def _check_origin(model: str, output: Place | None) -> None:
         )
 
 
+def name_of(format: str = "onnx", precision: str = "fp32", input: str = "picture") -> str:
+    """The usual name of an artefact."""
+    suffix = "" if input == "picture" else f"-{input}"
+    suffix += "" if precision == "fp32" else f"-{precision}"
+    return FORMATS[format][0].format(precision=suffix)
+
+
 def _place(
     source: ModelOrigin, format: str, precision: str, input: str, output: Place | None
 ) -> Path | str:
@@ -263,10 +270,7 @@ def _place(
     elif source.config is None:
         raise ConfigError(f"{source.place}: not a run, but a model; give --output PATH")
     else:
-        suffix = "" if input == "picture" else f"-{input}"
-        suffix += "" if precision == "fp32" else f"-{precision}"
-        name = FORMATS[format][0].format(precision=suffix)
-        place = storage.join(source.uri, f"{EXPORTS}/{name}")
+        place = storage.join(source.uri, f"{EXPORTS}/{name_of(format, precision, input)}")
     shown = storage.public(place).rstrip("/")
     ending = {"onnx": ".onnx", "torch_export": ".pt2"}.get(format)
     if ending is not None and not shown.endswith(ending):

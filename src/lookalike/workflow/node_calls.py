@@ -88,10 +88,15 @@ def _improve(call: Call) -> dict[str, str]:
 
 
 def _export(call: Call) -> dict[str, str]:
-    from lookalike.commands.export import export
+    from lookalike.commands.export import export, name_of
+    from lookalike.commands.read_options import run_config
 
     settings = dict(call.settings)
-    return {"export": str(export(settings.pop("model"), **settings).path)}
+    model = settings.pop("model")
+    if settings.get("output") is None and run_config(model) is None:  # as that of `improve`
+        chosen = {key: settings[key] for key in ("format", "precision", "input") if key in settings}
+        settings["output"] = call.folder / name_of(**chosen)
+    return {"export": str(export(model, **settings).path)}
 
 
 def _index(call: Call) -> dict[str, str]:

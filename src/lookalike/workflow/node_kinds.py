@@ -141,7 +141,7 @@ class ExportSettings(_Reading):
     input: Literal["picture", "tensor"] = "picture"
     """Input of the exported model: a decoded image of any size, or a preprocessed tensor."""
     output: str | None = None
-    """File or folder; by default in `exports/` of the run."""
+    """File or folder; by default in `exports/` of the run, and of a model alone in the node's."""
     data: str | None = None
     """Labelled images to compare on; by default the validation list of the run."""
     data_format: str = "auto"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shlex
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -101,11 +104,11 @@ def run_workflow(
     folder = workflow.path.parent / FOLDER / workflow.path.stem
     with contextlib.chdir(workflow.path.parent):
         if dry_run:
-            return _Engine(workflow, folder, only, again, dry_run=True).run()
+            return _Engine(workflow, file, folder, only, again, dry_run=True).run()
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / ".lock", f"{file}: is being run by another process", error=RunError):
-            return _Engine(workflow, folder, only, again, dry_run=False).run()
+            return _Engine(workflow, file, folder, only, again, dry_run=False).run()
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,7 @@ class _Engine:
     def __init__(
         self,
         workflow: Workflow,
+        file: Place,
         folder: Path,
         only: str | None,
         again: str | None,
@@ -127,6 +131,7 @@ class _Engine:
         dry_run: bool,
     ) -> None:
         self._workflow, self._folder, self._dry_run = workflow, folder, dry_run
+        self._file = shlex.quote(os.fspath(file))
         self._only, self._again = only, again
         self._outputs: dict[str, dict[str, Output]] = {}
         self._found: dict[str, NodeOutcome] = {}
@@ -150,7 +155,9 @@ class _Engine:
         try:
             given = self._given(node)
         except (LookalikeError, OSError) as error:
-            return self._failed(node, before, _refusal(error))
+            why = _refusal(error)
+            with self._logging(folder):
+                return self._failed(node, before, why)
         reason = self._reason(node, before, given)
         if reason is None:
             self._outputs[node.name] = _outputs(node, before)
@@ -169,7 +176,7 @@ class _Engine:
             if giver is None:
                 raise RunError(
                     f"{node.name}: its input {source} is not there yet; run {source.node} first: "
-                    f"lookalike run {self._workflow.path.name} --only {source.node}"
+                    f"lookalike run {self._file} --only {source.node}"
                 )
             if self._dry_run and giver.did == "would run":
                 return _outcome(node, "would run", f"after {giver.node}", NodeState())
@@ -250,9 +257,7 @@ class _Engine:
                 }
             except (KeyboardInterrupt, Interrupted):
                 replace(state, state="stopped", seconds=time.monotonic() - began).write(folder)
-                logger.info(
-                    "%s: stopped; resume with: lookalike run %s", node.name, self._workflow.path
-                )
+                logger.info("%s: stopped; resume with: lookalike run %s", node.name, self._file)
                 raise
             except (LookalikeError, OSError) as error:
                 state = replace(state, seconds=time.monotonic() - began)
@@ -266,13 +271,21 @@ class _Engine:
         self._outputs[node.name] = outputs
         return _outcome(node, "done", reason, state)
 
+    @contextlib.contextmanager
+    def _logging(self, folder: Path) -> Iterator[None]:
+        """Append to the log of a node, whose folder is made; not in a dry run."""
+        if self._dry_run:
+            yield
+            return
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        with log.also_to_file(folder / LOG):
+            yield
+
     def _failed(self, node: Node, state: NodeState, why: str) -> NodeOutcome:
         state = replace(state, state="failed", error=why, outputs={})
         if not self._dry_run:
-            folder = self._folder / node.name
-            with writing(folder):
-                folder.mkdir(parents=True, exist_ok=True)
-            state.write(folder)
+            state.write(self._folder / node.name)
             logger.error("%s: failed: %s", node.name, why)
         return _outcome(node, "failed", why, state)
 
