@@ -93,7 +93,7 @@ def model_folder(path: Place) -> Path:
 
 
 def _other_form(place: Path) -> str:
-    """What an export for other programs is, of a file or a folder; "" of anything else."""
+    """Description of an export for other programs, a file or a folder; "" of anything else."""
     if place.suffix == ".pt2" and place.is_file():
         return "a torch.export program, which is not loaded here, as that unpickles"
     try:
