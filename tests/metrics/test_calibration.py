@@ -11,7 +11,7 @@ from lookalike.commands.quickstart import BACKBONE, unpack_images, unpack_weight
 from lookalike.data.catalog import open_catalog
 from lookalike.data.readers import read_records
 from lookalike.distributed.world import ALONE
-from lookalike.errors import DataError, RunError
+from lookalike.errors import DataError, LookalikeError, RunError
 from lookalike.metrics import calibration as module
 from lookalike.metrics import pair_scan as pairs_module
 from lookalike.metrics.calibration import Calibration, fit_calibration
@@ -188,7 +188,7 @@ def test_open_set_thresholds_equal_brute_force(monkeypatch, with_roles):
     assert found.threshold(0.5) == found.rejections[2].threshold
     # Ten times the gallery: harder to stay below.
     assert found.threshold(0.9, gallery=10 * found.gallery) > found.threshold(0.9)
-    with pytest.raises(ValueError, match="below the smallest supported one"):
+    with pytest.raises(DataError, match="below the smallest supported one"):
         found.threshold(1e-6)
 
 
@@ -204,7 +204,7 @@ def test_calibration_is_saved_and_loaded(tmp_path):
         path.write_text(text)
         with pytest.raises(RunError, match=r"calibration\.json"):
             Calibration.load(tmp_path)
-    with pytest.raises(ValueError, match=r"there are 0\.1, 0\.01"):
+    with pytest.raises(DataError, match=r"there are 0\.1, 0\.01"):
         found.level(0.5)
 
 
@@ -247,3 +247,25 @@ def test_equal_shares_of_all_classes_count_as_that_many_classes(recwarn):
     )  # fmt: skip
     assert pairs.spread(0).degrees == 3
     assert not recwarn.list
+
+
+WRONG = {
+    "far=": lambda one: one.level("x"),
+    "no threshold for a false-accept rate of 1e-09": lambda one: one.far_interval(1e-9, classes=5),
+    "classes=0 must be an integer from 1 on": lambda one: one.far_interval(classes=0),
+    "prior=0 is not a number between 0 and 1": lambda one: one.probability(0.5, prior=0),
+    "prior=1 is not": lambda one: one.cosine_of(1),
+    "cosine nan is not a number": lambda one: one.probability(float("nan")),
+    "cosine 'a' is not a number": lambda one: one.probability("a"),
+    "cosine of several is not a number": lambda one: one.probability([0.5, float("nan")]),
+    "gallery='x' must be a number": lambda one: one.search_prior("x"),
+    "share=0 is not a number between 0 and 1": lambda one: one.open_set.threshold(0),
+    "gallery=0 must be a number above 0": lambda one: one.open_set.threshold(gallery=0),
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_wrong_arguments_are_errors_of_ours(message):
+    found = fit_calibration(*draw(torch.Generator().manual_seed(5), 60), source="somewhere")
+    with pytest.raises(LookalikeError, match=f"^{message}"):
+        WRONG[message](found)

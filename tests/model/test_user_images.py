@@ -170,6 +170,12 @@ def test_an_iterator_is_read_as_it_is_embedded(embedder, monkeypatch):
 RGB = np.zeros((20, 30, 3), np.uint8)
 
 
+def closed_file():
+    file = io.BytesIO(b"image")
+    file.close()
+    return file
+
+
 @pytest.mark.parametrize(
     ("images", "message"),
     [
@@ -192,6 +198,7 @@ RGB = np.zeros((20, 30, 3), np.uint8)
         (np.full((4, 4, 3), np.nan), "from 0 to 1"),
         (torch.full((3, 4, 4), 2.0), "from 0 to 1"),
         (io.StringIO("text"), "mode 'rb'"),
+        (closed_file(), "is closed already"),
         (io.BytesIO(b""), "empty file"),
     ],
 )

@@ -22,11 +22,11 @@ from torch import Tensor
 
 from lookalike import storage
 from lookalike.distributed.world import ALONE, World
-from lookalike.errors import DataError, RunError, reason_of
+from lookalike.errors import DataError, RunError, check_integer, check_number, reason_of
 from lookalike.metrics.bootstrap import CONFIDENCE
 from lookalike.metrics.far_interval import LEAST_EVENTS, ClassPairCounter, Spread, far_interval
 from lookalike.metrics.likelihood_ratio import LikelihoodRatio
-from lookalike.metrics.open_set import BestMatches, OpenSet
+from lookalike.metrics.open_set import BestMatches, OpenSet, check_share
 from lookalike.metrics.pair_scan import PairSet
 from lookalike.metrics.protocol import Roles, first_class
 from lookalike.metrics.verification import FARS, PairCounter, PairCounts
@@ -112,14 +112,15 @@ class Calibration:
         """The level of a target rate, by default of `default_far`.
 
         Raises:
-            ValueError: there is no such level.
+            DataError: there is no such level.
         """
         far = self.default_far if far is None else far
+        check_number("far", far, 0)
         for level in self.levels:
             if abs(level.target - far) <= 1e-6 * far:
                 return level
         choices = ", ".join(f"{level.target:g}" for level in self.levels)
-        raise ValueError(f"no threshold for a false-accept rate of {far:g}; there are {choices}")
+        raise DataError(f"no threshold for a false-accept rate of {far:g}; there are {choices}")
 
     @property
     def threshold(self) -> float:
@@ -132,7 +133,12 @@ class Calibration:
         return None if self.open_set is None else self.open_set.threshold()
 
     def far_interval(self, far: float | None = None, *, classes: int) -> tuple[float, float]:
-        """Prediction interval of the rate of a level on a new set of so many classes."""
+        """Prediction interval of the rate of a level on a new set of so many classes.
+
+        Raises:
+            LookalikeError: there is no such level, or `classes` is not an integer from 1 on.
+        """
+        check_integer("classes", classes, 1)
         level = self.level(far)
         return far_interval(level.far, level.spread, classes=classes, confidence=self.confidence)
 
@@ -140,8 +146,20 @@ class Calibration:
         """The probability that two images are of the same thing, for one cosine or many.
 
         `prior` is the share of same pairs among those in question, between 0 and 1.
+
+        Raises:
+            DataError: the prior is none, or a cosine is no number.
         """
-        return self.likelihood.probability(cosine, self.prior if prior is None else prior)
+        prior = self.prior if prior is None else prior
+        check_share("prior", prior)
+        try:
+            cosines = np.asarray(cosine, np.float64)
+        except (TypeError, ValueError):
+            cosines = np.array(np.nan)
+        if np.isnan(cosines).any():
+            shown = "of several" if cosines.ndim else repr(cosine)
+            raise DataError(f"cosine {shown} is not a number")
+        return self.likelihood.probability(cosines, prior)
 
     def even_prior(self, cosine: float) -> float:
         """The prior at which two images of this cosine are as probably the same as different."""
@@ -155,7 +173,8 @@ class Calibration:
         is as probably the same as different. In a gallery larger than the measurement supports, the
         odds fall as the number of images rises. It is never above `prior`.
         """
-        if self.open_set is None or gallery <= 0:
+        check_number("gallery", gallery, 0)
+        if self.open_set is None or gallery == 0:
             return self.prior
         known = min(float(gallery), self.open_set.largest_gallery())
         even = self.even_prior(self.open_set.threshold(gallery=known))
@@ -196,7 +215,7 @@ class Calibration:
         try:
             found.level()
             found.likelihood.check()
-        except ValueError as error:
+        except (ValueError, DataError) as error:
             raise RunError(f"{place}: not a calibration: {error}") from None
         return found
 

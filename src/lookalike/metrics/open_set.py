@@ -13,12 +13,14 @@ where a passed: so the threshold for the share a there is the one for 1 - (1 - a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lookalike.distributed.world import World
+from lookalike.errors import DataError, check_number
 from lookalike.metrics.pair_scan import PairSet, Tile
 from lookalike.metrics.verification import LEAST_ACCEPTED, RESOLUTION
 from lookalike.storage.checked_json import Amount, Cosine, Count, Share
@@ -62,20 +64,19 @@ class OpenSet:
                 lets fewer pass.
 
         Raises:
-            ValueError: so small a share, or so large a gallery, is beyond what was measured; or
+            DataError: so small a share, or so large a gallery, is beyond what was measured; or
                 no share, or no gallery.
         """
         share = self.default if share is None else share
-        if not 0 < share < 1:
-            raise ValueError(f"share={share:g} is not between 0 and 1")
-        if gallery is not None and not gallery > 0:
-            raise ValueError(f"gallery={gallery:g} holds no image")
+        check_share("share", share)
+        if gallery is not None:
+            check_number("gallery", gallery, 0, above=True)
         times = 1.0 if gallery is None else gallery / self.gallery
         target = 1 - (1 - share) ** (1 / times)
         targets = np.log([one.target for one in reversed(self.rejections)])  # rising
         cosines = [one.threshold for one in reversed(self.rejections)]
         if not targets[0] - 1e-9 <= np.log(target) <= 0:
-            raise ValueError(
+            raise DataError(
                 f"a share of {target:.2g} in the gallery of {self.gallery:,.0f} images that was "
                 f"measured is below the smallest supported one, {self.rejections[-1].target:g}"
             )
@@ -85,6 +86,13 @@ class OpenSet:
         """Images of the largest gallery for which `threshold` is known, at the default share."""
         least = min(self.rejections[-1].target, 1 - 1e-9)
         return self.gallery * max(1.0, float(np.log1p(-self.default) / np.log1p(-least)))
+
+
+def check_share(name: str, value: object) -> None:
+    """Raise a DataError unless an argument is a number between 0 and 1."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number or not 0 < value < 1:  # type: ignore[operator]
+        raise DataError(f"{name}={value!r} is not a number between 0 and 1")
 
 
 class BestMatches:

@@ -149,6 +149,8 @@ def _record(image: _UserImage) -> Record | None:
 def _one(image: Any) -> _UserImage:
     """An image of several; an open file is read now, from its beginning where that is possible."""
     if _is_file(image):
+        if getattr(image, "closed", False):
+            raise DataError("an open file of an image is closed already; open it again")
         if getattr(image, "seekable", bool)():
             image.seek(0)
         content = image.read()

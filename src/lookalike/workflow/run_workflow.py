@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lookalike import log, storage
+from lookalike.data.inputs import place_of
 from lookalike.errors import ConfigError, DataError, Interrupted, LookalikeError, RunError
 from lookalike.log import logger
 from lookalike.storage import Place
@@ -94,6 +95,7 @@ def run_workflow(
         RunError: the workflow runs in another process.
         Interrupted: a signal stopped training; the next call resumes it.
     """
+    file = place_of("file", file)
     workflow = Workflow.load(file)
     for name in filter(None, (only, again)):
         if name not in workflow.nodes:
