@@ -435,7 +435,7 @@ def test_a_remote_file_is_fetched_to_be_used(monkeypatch, shapes, trained, onnx_
 
 
 def test_lists_that_are_not_here_are_named_with_the_way_out(monkeypatch, shapes, tmp_path, capfd):
-    """A run knows its lists by the paths that it was given, perhaps from another folder."""
+    """A run knows its lists by the paths that it was given, in the folder where it began."""
     (tmp_path / "there").mkdir()
     (tmp_path / "there/data").symlink_to(shapes)
     monkeypatch.chdir(tmp_path / "there")
@@ -445,7 +445,10 @@ def test_lists_that_are_not_here_are_named_with_the_way_out(monkeypatch, shapes,
         device="cpu", report=False,
     )  # fmt: skip
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "there/data").unlink()
     val = ["--data", shapes / "val.txt"]
+    where = f"{tmp_path}/there, where it is not found any more: "
+    unknown = "the folder where it was trained: run this there, or "
     for words, flag in (
         (["export", "there/run"], "--data"),
         (["export", "there/run", *val, "--precision", "int8"], "--ranges"),
@@ -456,9 +459,12 @@ def test_lists_that_are_not_here_are_named_with_the_way_out(monkeypatch, shapes,
     ):
         assert run(monkeypatch, *words) == 2
         assert capfd.readouterr().err.splitlines()[-1] == (
-            "error: data/train.txt: no such file or directory; there/run names it, relative to the "
-            f"folder where it was trained: run this there, or give {flag} LIST"
+            "error: data/train.txt: no such file or directory; there/run names it, relative to "
+            f"{where}give {flag} LIST"
         )
+    (tmp_path / "there/run/folders.json").unlink()  # as in a run of an earlier version
+    assert run(monkeypatch, "export", "there/run") == 2
+    assert f"relative to {unknown}give --data LIST" in capfd.readouterr().err
     assert run(monkeypatch, "train", "--resume", "--output", "there/run", "--train", "none") == 2
     assert capfd.readouterr().err.splitlines()[-1] == "error: none: no such file or directory"
 

@@ -1,16 +1,19 @@
 """Request and resolved settings of a run, and their use on resume."""
 
+import json
 import shutil
 import sys
 
 import pytest
+import safetensors.torch
 import yaml
 
 import lookalike
 from lookalike import cli
 from lookalike.config.config import Config, keys
 from lookalike.distributed.world import World
-from lookalike.errors import ConfigError, LookalikeError, RunError
+from lookalike.errors import ConfigError, DataError, LookalikeError, RunError
+from lookalike.model.embedder import Embedder
 from lookalike.run import Run
 from lookalike.training.build import create_embedder
 from lookalike.training.build_heads import metric_loss
@@ -200,7 +203,57 @@ def test_relative_files_of_a_run_resumed_elsewhere_are_explained(
         lookalike.train(output=output, resume=True)
     named = f"{output} names it in {key}, relative to the folder where it was trained: run this"
     assert str(caught.value).endswith(f"; {named} there, or give {key}=PLACE")
+    (output / "folders.json").write_text(json.dumps({key: "/gone"}))
+    with pytest.raises(LookalikeError, match=f"{key}, relative to /gone, where it is not found an"):
+        lookalike.train(output=output, resume=True)
     # Of a setting of this call, the present folder is meant.
     with pytest.raises(LookalikeError) as caught:
         lookalike.train(Config.load(flags={**asked, "run.output": str(tmp_path / "new")}))
     assert "names it" not in str(caught.value)
+
+
+def test_files_are_found_in_the_folder_where_the_run_began(shapes, tmp_path, monkeypatch, caplog):
+    """With the saved request, with its file, and with a recipe file that names a list."""
+    began, elsewhere = tmp_path / "began", tmp_path / "elsewhere"
+    for folder in (began, elsewhere):
+        folder.mkdir()
+    (began / "data").symlink_to(shapes)
+    (began / "names.txt").write_text("\n".join(map(str, range(8))))
+    (began / "mine.yaml").write_text("data:\n  val: data/val.txt\n")
+    embedder = Embedder.create("test_resnet", pretrained=False, image_size=32)
+    safetensors.torch.save_file(embedder.backbone.model.state_dict(), began / "a.safetensors")
+    files = {
+        "data.train": "data/tr[a]in.txt", "data.classes": "names.txt", "data.cache": "cache",
+        "model.pretrained": "a.safetensors", "train.recipe": "mine.yaml", "train.log_every": 1,
+        "run.output": str(tmp_path / "run"),
+    }  # fmt: skip
+    monkeypatch.chdir(began)
+    run = lookalike.train(Config.load(flags={**ASKED, **files}))
+    saved = run.config.read_bytes()
+    monkeypatch.chdir(elsewhere)
+    caplog.clear()
+    lookalike.train(output=run, resume=True, max_steps=2)
+    lookalike.train(output=run, resume=True, max_steps=3)  # with what the second start wrote
+    used = saved_config(str(run.path))
+    assert {key: used.get(key) for key in files} == files
+    lookalike.train(Config.load("saved", content=saved), resume=True, max_steps=4)
+    assert "changed settings" not in caplog.text
+    assert [r["step"] for r in run.read(run.metrics) if "loss" in r] == [1, 2, 3, 4]
+    lookalike.train(output=run, resume=True, max_steps=5, workers=2)
+    assert not list(elsewhere.iterdir())
+    # A file of the working folder comes first.
+    (elsewhere / "data").mkdir()
+    (elsewhere / "data/train.txt").write_text("a.jpg\n")
+    with pytest.raises(DataError, match=r"^data/train.txt:1"):
+        lookalike.train(Config.load("saved", content=saved), resume=True)
+
+
+def test_commands_find_the_lists_of_a_run_from_another_folder(shapes, tmp_path, monkeypatch):
+    (tmp_path / "data").symlink_to(shapes)
+    monkeypatch.chdir(tmp_path)
+    flags = {**ASKED, "data.train": "data/train.txt", "data.val": "data/val.txt"}
+    run = lookalike.train(Config.load(flags=flags), output="run")
+    monkeypatch.chdir("/")
+    assert lookalike.doctor(run=run, images=False, device="cpu").facts["labels"]
+    lookalike.report(run, device="cpu")
+    assert "Images are left out" not in run.report.read_text()

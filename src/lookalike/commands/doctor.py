@@ -90,8 +90,8 @@ def doctor(
     embedder = None if run is None else load(run, device=config.run.device)
     bad, skipped = BadRows(), list[Skipped]()
     named: AbstractContextManager[None] = nullcontext()
-    if own_lists:
-        named = lists_named_by(storage.public(str(run)), config, instead="--data")
+    if run is not None and own_lists:
+        named = lists_named_by(run, config, instead="--data")
     try:
         with named:
             train, val = open_catalogs(config, bad, skipped)

@@ -32,9 +32,9 @@ from lookalike.model.saved_model import CONFIG_FILE, WEIGHTS_FILE, is_as_describ
 from lookalike.run import Run
 from lookalike.storage import Place
 from lookalike.storage.cache_folder import cache_entry
-from lookalike.training.remote_run import saved_config
 from lookalike.training.request_lists import annotation_options, open_catalogs
 from lookalike.training.saved_lists import lists_named_by
+from lookalike.training.setting_folders import used_config
 
 _VERSIONS = ".versions.json"
 
@@ -216,7 +216,7 @@ class ModelOrigin:
         name = str(model)
         where = name if storage.is_remote(name) else storage.local_path(name)
         _, calibration = _calibration_json(where) or ("", None)
-        return cls(storage.public(name), where, saved_config(where), calibration)
+        return cls(storage.public(name), where, used_config(where), calibration)
 
     def labelled(
         self, data: str | None, format: str, split: str | None, layout: ListLayout
@@ -266,7 +266,7 @@ class ModelOrigin:
     def _lists(self, instead: str) -> tuple[Catalog, Catalog | None]:
         """Training and validation lists of the run; `instead` is a flag to replace them."""
         assert self.config is not None
-        with lists_named_by(self.place, self.config, instead=instead):
+        with lists_named_by(self.uri, self.config, instead=instead, name=self.place):
             return open_catalogs(self.config)
 
     def facts(self) -> dict[str, str]:
@@ -290,7 +290,7 @@ class ModelOrigin:
 def training_counts(model: Place) -> dict[str, int] | None:
     """Number of training images by label; None if the list is not available any more."""
     try:
-        config = saved_config(str(model))
+        config = used_config(str(model))
         if config is None or config.data.train is None:
             return None
         train = config.data.train

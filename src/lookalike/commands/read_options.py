@@ -15,8 +15,8 @@ from lookalike.errors import ConfigError, check_fields, check_integer
 from lookalike.log import logger
 from lookalike.run import EXPORTS, Run
 from lookalike.storage import Place
-from lookalike.training.remote_run import saved_config
 from lookalike.training.request_lists import create_source
+from lookalike.training.setting_folders import used_config
 
 
 class ReadKeywords(TypedDict, total=False):
@@ -177,7 +177,7 @@ def run_config(model: Place) -> Config | None:
     name = str(model)
     if storage.public(name).endswith(".onnx"):
         return None
-    return saved_config(name if storage.is_remote(name) else storage.local_path(name))
+    return used_config(name if storage.is_remote(name) else storage.local_path(name))
 
 
 def settings_among(models: Iterable[Place]) -> Config | None:

@@ -214,7 +214,7 @@ def _lists(
         form = reading_of(data, format, config, layout=layout, coarser=hierarchy_columns(hierarchy))
         shown = with_hierarchy(open_catalog(data, *form, split=split), hierarchy)
     try:
-        with lists_named_by(storage.public(run), config, instead="--data"):
+        with lists_named_by(run, config, instead="--data"):
             train, held_out = open_catalogs(config)
     except LookalikeError as error:
         if shown is not None:

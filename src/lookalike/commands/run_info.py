@@ -20,7 +20,7 @@ from lookalike.log import counted, logger
 from lookalike.planning.study_effects import effects_of
 from lookalike.reporting.report_data import RunHistory, Setting
 from lookalike.run import ENVIRONMENT, METRICS, RECIPE, of_one_list, read_lines
-from lookalike.training.remote_run import saved_config
+from lookalike.training.setting_folders import used_config
 
 
 def required_config(run: str) -> Config:
@@ -29,7 +29,7 @@ def required_config(run: str) -> Config:
     Raises:
         RunError: there is no run.
     """
-    config = saved_config(run)
+    config = used_config(run)
     if config is None:
         raise RunError(f"{storage.public(run)}: no run here (config.yaml is missing)")
     return config

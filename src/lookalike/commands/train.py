@@ -25,6 +25,7 @@ from lookalike.commands.plan import plan_memory
 from lookalike.commands.report import report_training
 from lookalike.config.config import Config, keys
 from lookalike.config.duration import seconds_of
+from lookalike.config.same_setting import same_setting
 from lookalike.data.catalog import Catalog
 from lookalike.data.held_out_classes import hold_out
 from lookalike.data.loading.image_source import Source
@@ -54,6 +55,7 @@ from lookalike.training.open_run import (
     open_run,
     resumed_request,
     start_or_resume,
+    with_files_of_run,
     write_request,
 )
 from lookalike.training.parts import TrainingParts
@@ -67,6 +69,7 @@ from lookalike.training.request_lists import (
 from lookalike.training.resolve import resolve
 from lookalike.training.run_output import RunOutput
 from lookalike.training.saved_lists import files_named_by, lists_named_by
+from lookalike.training.setting_folders import folders_of
 from lookalike.training.step import repeatable
 from lookalike.training.time_budget import features_fit, fit_length, reserved_passes
 from lookalike.training.trainer import Trainer
@@ -98,9 +101,10 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
     if saved:
         output = with_choices(requested, choose_by_file(requested)).run.output
         requested = resumed_request(requested, output)
+    requested = with_files_of_run(requested, resume)
     with files_named_by(requested, resume):
         by_file = choose_by_file(requested)
-    config = with_choices(requested, by_file)
+    config = with_files_of_run(with_choices(requested, by_file), resume)
     check_request(config, resume)
     config = keep_streams(config)
     build.check_settings(config)
@@ -281,11 +285,15 @@ def _open(config: Config, resume: bool, world: World, stack: ExitStack) -> tuple
 
 def _naming_run(run: Run, config: Config, resume: bool) -> AbstractContextManager[None]:
     """Name the run in errors of its lists, where a resumed one takes those that it began with."""
-    before = saved_config(str(run.path), asked=True) if resume else None
-    if before is None or config.data.train != before.data.train:
+    before = saved_config(str(run.path)) if resume else None
+    folder = folders_of(run).get("data.train", "")
+    if before is None or not same_setting(
+        "data.train", config.data.train, before.data.train, folder
+    ):
         return nullcontext()
     instead = "--train" if config.data.val is None else "--train LIST and --val"
-    return lists_named_by(storage.public(str(config.run.output)), config, instead=instead)
+    output = storage.public(str(config.run.output))
+    return lists_named_by(run, config, instead=instead, name=output)
 
 
 def _run_facts(run: Run, config: Config) -> RunFacts:

@@ -51,6 +51,18 @@ def located(path: str, folder: str) -> str:
     return os.path.join(folder, storage.local_path(path))
 
 
+def located_value(key: str, value: Any, folder: str) -> Any:
+    """The value of a setting with its relative paths made absolute: they start at `folder`."""
+    full = {
+        path: located(path, folder) for path in paths_of(key, value, folder) if is_relative(path)
+    }
+    if key == "model.backbone":
+        full = {_BACKBONE_FOLDER + path: _BACKBONE_FOLDER + there for path, there in full.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(full.get(each, each) for each in value)
+    return full.get(value, value)
+
+
 def is_relative(path: str) -> bool:
     """True for a path of this machine that is not absolute."""
     return not storage.is_remote(path) and not os.path.isabs(storage.local_path(path))

@@ -32,7 +32,12 @@ from lookalike.training.resume_changes import (
     other_changes,
     with_inputs,
 )
-from lookalike.training.setting_folders import folders_of, write_folders
+from lookalike.training.setting_folders import (
+    as_written,
+    folders_of,
+    found_where_it_began,
+    write_folders,
+)
 
 
 def check_request(config: Config, resume: bool) -> None:
@@ -84,6 +89,15 @@ def resumed_request(changes: Config, output: str | None) -> Config:
     if saved is None:
         return changes
     return saved.with_values({key: changes.get(key) for key in changes.asked()})
+
+
+def with_files_of_run(config: Config, resume: bool) -> Config:
+    """The request with files of the resumed run `found_where_it_began`."""
+    output = config.run.output
+    used = remote_run.saved_config(str(output)) if resume and output is not None else None
+    if used is None:
+        return config
+    return found_where_it_began(config, used, folders_of(str(output)))
 
 
 _OF_NEW_RUNS = {
@@ -148,6 +162,10 @@ def write_request(run: Run, asked: Config, used: Config) -> None:
 
     The folders of relative paths, by which a resumed run knows them, are in folders.json.
     """
+    before = remote_run.saved_config(str(run.path))
+    if before is not None:
+        folders = folders_of(run)
+        asked, used = as_written(asked, before, folders), as_written(used, before, folders)
     written = asked.without_secrets()
     cut = [key for key in sorted(asked.asked()) if asked.get(key) != written.get(key)]
     if cut:
@@ -155,7 +173,7 @@ def write_request(run: Run, asked: Config, used: Config) -> None:
             "%s: written without the user info and signature of its address; to resume, give it "
             "again", ", ".join(cut),
         )  # fmt: skip
-    public, before = used.without_secrets(), remote_run.saved_config(str(run.path))
+    public = used.without_secrets()
     write_folders(run, public, before)
     storage.write_text(run.resolved, public.to_yaml())
     storage.write_text(run.config, written.to_yaml(complete=False))  # the last: it makes this a run

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from lookalike import storage
 from lookalike.config.config import Config
 from lookalike.config.setting_paths import INPUTS, is_relative, paths_of
+from lookalike.data.readers.path_patterns import is_there
 from lookalike.errors import (
     CredentialsError,
     LookalikeError,
@@ -15,17 +16,22 @@ from lookalike.errors import (
     StorageError,
     UnavailableError,
 )
+from lookalike.storage import Place
 from lookalike.training.remote_run import saved_config
+from lookalike.training.setting_folders import folders_of
 
 
 @contextmanager
-def lists_named_by(run: str, config: Config, *, instead: str) -> Iterator[None]:
+def lists_named_by(
+    run: Place, config: Config, *, instead: str, name: str | None = None
+) -> Iterator[None]:
     """Say in errors of a block that reads the lists of `config` that `run` names them.
 
     Args:
-        run: the run, for messages.
+        run: the run.
         config: its settings.
         instead: the flag that takes another list.
+        name: the run in messages, if another than `run`.
 
     Raises:
         StorageError: a list cannot be read; where it is a relative path, with the folder in which
@@ -36,13 +42,10 @@ def lists_named_by(run: str, config: Config, *, instead: str) -> Iterator[None]:
     except (CredentialsError, UnavailableError):
         raise
     except (StorageError, RunError) as error:  # a RunError is that of another worker
-        fix = f"{run} names it; give {instead} LIST"
-        if _has_relative_paths(config):
-            fix = (
-                f"{run} names it, relative to the folder where it was trained: run this there, or "
-                f"give {instead} LIST"
-            )
-        raise StorageError(f"{error}; {fix}") from None
+        named = f"{name or storage.public(str(run))} names it"
+        missing = [key for key in _OF_LISTS if _is_missing(key, config)]
+        where = _where(run, missing[0]) if missing else "; "
+        raise StorageError(f"{error}; {named}{where}give {instead} LIST") from None
 
 
 _FILES = tuple(key for key in INPUTS if not key.startswith("data."))
@@ -65,14 +68,23 @@ def files_named_by(config: Config, resume: bool) -> Iterator[None]:
             if before is None or not isinstance(place, str) or place != before.get(key):
                 continue
             [path] = paths_of(key, place) or [""]
-            if path and path in str(error) and is_relative(path) and not storage.exists(path):
-                fix = f"run this there, or give {key}=PLACE"
+            if path and path in str(error) and _is_missing(key, config):
                 named = f"{storage.public(str(output))} names it in {key}"
-                error.args = (
-                    f"{error}; {named}, relative to the folder where it was trained: {fix}",
-                )
+                error.args = (f"{error}; {named}{_where(str(output), key)}give {key}=PLACE",)
         raise
 
 
-def _has_relative_paths(config: Config) -> bool:
-    return any(is_relative(path) for key in _OF_LISTS for path in paths_of(key, config.get(key)))
+def _is_missing(key: str, config: Config) -> bool:
+    """True if a setting has a relative path that is not found."""
+    return any(is_relative(path) and not is_there(path) for path in paths_of(key, config.get(key)))
+
+
+def _where(run: Place, key: str) -> str:
+    """Part of a message: where the relative path of a setting of a run starts, if it is known."""
+    try:
+        folder = folders_of(run).get(key)
+    except StorageError:
+        folder = None
+    if folder is None:
+        return ", relative to the folder where it was trained: run this there, or "
+    return f", relative to {folder}, where it is not found any more: "

@@ -50,6 +50,27 @@ def is_pattern(place: str) -> bool:
     return glob.has_magic(storage.local_path(place)) and not storage.exists(place)
 
 
+def is_there(place: str) -> bool:
+    """True if each of the names that a local `place` stands for is a file or folder.
+
+    Of a pattern, one match is enough.
+    """
+    for one in expand_choices(place):
+        if storage.exists(one):
+            continue
+        if is_pattern(one):
+            if next(glob.iglob(storage.local_path(one), recursive=True), None) is None:
+                return False
+            continue
+        try:
+            names = expand_ranges(one)
+        except DataError:
+            return False
+        if names == [one] or not all(map(storage.exists, names)):
+            return False
+    return True
+
+
 def matches(place: str, *, folders: bool = False) -> list[str]:
     """The files that match a pattern, in order; with `folders` those of this machine too.
 
