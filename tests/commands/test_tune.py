@@ -25,6 +25,7 @@ from lookalike.errors import (
     SearchInterrupted,
     StorageError,
 )
+from lookalike.planning.choices_by_length import BY_LENGTH
 from lookalike.planning.facts import Facts
 from lookalike.planning.recipe import choose_by_file
 from lookalike.planning.search_space import Range, Values, default_space, including, parse_space
@@ -472,8 +473,9 @@ def test_what_follows_from_a_searched_setting_is_chosen_again(recipe_of_400, val
 
 
 def test_a_trial_leaves_open_only_the_rate_of_the_backbone(recipe_of_400):
+    """Without a time budget, nothing is chosen by the length."""
     asked = recipe_of_400.request_of_trial({}, 0.2, 3).asked()
-    assert CHOSEN_BY_RECIPE - asked == {"optim.backbone_lr_factor"}
+    assert CHOSEN_BY_RECIPE - BY_LENGTH - asked == {"optim.backbone_lr_factor"}
 
 
 def test_losses_are_searched_and_the_recipe_holds_what_was_given(hard_list, tmp_path):

@@ -10,6 +10,7 @@ from lookalike.commands.summary import log_choices
 from lookalike.config.config import CHOSEN_BY_RECIPE, Config
 from lookalike.errors import ConfigError
 from lookalike.planning.choice import with_choices
+from lookalike.planning.choices_by_length import choose_by_length
 from lookalike.planning.choices_by_start import (
     choose_by_start,
     part_to_hold_out,
@@ -443,4 +444,5 @@ def test_the_settings_that_help_and_docs_call_chosen_are_those_of_the_recipe():
     )  # fmt: skip
     found = {key for changes in cases for key in chosen(**changes)}
     found |= set(by_start(request("model.pooling=gem+avg"), {}))
+    found |= {choice.key for choice in choose_by_length(request(), set(), 0.5)}
     assert found == CHOSEN_BY_RECIPE

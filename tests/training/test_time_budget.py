@@ -9,12 +9,14 @@ import safetensors.torch
 import torch
 
 import lookalike
+from lookalike.commands.show_config import show_config
 from lookalike.config.config import Config
 from lookalike.config.duration import seconds_of
 from lookalike.errors import ConfigError
 from lookalike.model.embedder import Embedder
 from lookalike.planning.choices_by_length import choose_by_length
 from lookalike.training import time_budget
+from lookalike.training.open_run import check_request
 from lookalike.training.step import TrainStep
 from lookalike.training.time_budget import Length, length_within, reserved_passes
 
@@ -188,6 +190,8 @@ def test_features_are_stored_only_where_the_time_reaches_for_them(
         (0.7, {"train.max_steps": 9}, False),
         (0.7, {"train.freeze_backbone_epochs": 0}, False),
         (0.7, {"optim.backbone_lr_factor": 0.5}, False),
+        (0.7, {"optim.layer_decay": 0.7}, False),
+        (0.7, {"optim.layer_decay": 1.0}, True),
         (0.7, {"data.color_jitter": 0.4}, False),
         (0.7, {"model.lora_rank": 4}, False),
         (0.7, {"train.shard_backbone": True}, False),
@@ -196,3 +200,18 @@ def test_features_are_stored_only_where_the_time_reaches_for_them(
 def test_what_is_chosen_by_the_length(passes, settings, frozen):
     config = Config.load(overrides=[f"{key}={value}" for key, value in settings.items()])
     assert bool(choose_by_length(config, config.asked(), passes)) == frozen
+
+
+@pytest.mark.parametrize("given", [{}, {"recipe": "component"}, {"max_steps": 9}])
+def test_the_file_of_config_leaves_open_what_a_budget_chooses(shapes, tmp_path, given):
+    request = pretrained_request(shapes, tmp_path, **given)
+    file = tmp_path / "config.yaml"
+    file.write_text(show_config(**request, time_budget="1h"))
+    loaded = Config.load(str(file))
+    check_request(loaded.with_settings({"output": tmp_path / "run"}), resume=False)
+    assert loaded.train.time_budget == "1h"
+    assert loaded.asked().isdisjoint({"train.epochs", "train.eval_every"})
+    for passes in (0.5, 2.0):
+        expected = not given and passes < 1
+        assert bool(choose_by_length(loaded, loaded.asked(), passes)) == expected
+    assert ("max_steps" in given) == ("train.max_steps" in loaded.asked())

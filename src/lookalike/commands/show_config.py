@@ -11,6 +11,7 @@ from lookalike.config.config import Config
 from lookalike.distributed.world import ALONE
 from lookalike.errors import ConfigError
 from lookalike.planning.choice import reasons, with_choices
+from lookalike.planning.choices_by_length import left_to_length
 from lookalike.planning.choices_by_start import left_to_start, part_to_hold_out
 from lookalike.planning.recipe import choose_by_data, choose_by_file
 from lookalike.training.build import check_settings
@@ -44,7 +45,7 @@ def show_config(config: Config | None = None, **settings: Any) -> str:
         cuda=device == "cuda" or (device == "auto" and torch.cuda.is_available()),
     )  # fmt: skip
     config = with_choices(config, choices)
-    left = left_to_start(config)
+    left = left_to_start(config) | left_to_length(config)
     part = part_to_hold_out(config, catalog, held_out)
     if part is not None:
         left |= {"train.interpolate"} - config.asked()

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from lookalike.commands.train import train
-from lookalike.config.config import CHOSEN_BY_RECIPE, Config
+from lookalike.config.config import Config
 from lookalike.data.catalog import Catalog
 from lookalike.data.loading.bad_images import BadImages
 from lookalike.data.loading.image_source import Source
@@ -28,9 +28,8 @@ from lookalike.metrics.scores import measure_queries
 from lookalike.model.embedder import Embedder
 from lookalike.model.inference import embed_records
 from lookalike.planning.choice import with_choices
-from lookalike.planning.choices_by_start import BY_START
 from lookalike.planning.facts import Facts, with_network
-from lookalike.planning.recipe import IMPLYING, choose, choose_by_file
+from lookalike.planning.recipe import BEFORE_START, IMPLYING, choose, choose_by_file
 from lookalike.planning.search_classes import choosing_and_confirming
 from lookalike.planning.search_space import Spellings
 from lookalike.planning.search_state import SearchFolder, Trial
@@ -108,8 +107,7 @@ class WholeListRecipe:
             chosen.setdefault("train.interpolate", False)
         measured = {**_MEASUREMENT, "data.val_fraction": fraction}
         config = self.request.with_values({**chosen, "train.epochs": epochs, **values, **measured})
-        settled = CHOSEN_BY_RECIPE - BY_START
-        return config.with_values({key: config.get(key) for key in settled})
+        return config.with_values({key: config.get(key) for key in BEFORE_START})
 
 
 @dataclass

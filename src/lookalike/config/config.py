@@ -223,6 +223,7 @@ CHOSEN_BY_RECIPE = frozenset(
         "head.parallel", "head.dtype",
         "optim.name", "optim.lr", "optim.backbone_lr_factor",
         "train.batch_size", "train.epochs", "train.freeze_batchnorm", "train.interpolate",
+        "train.freeze_backbone_epochs", "train.cache_features",
     }
 )  # fmt: skip
 """The settings that the recipe `auto` may choose where a request leaves them open; the defaults of

@@ -20,6 +20,7 @@ from lookalike.errors import ConfigError
 from lookalike.log import counted
 from lookalike.losses import MARGINS, PAIR_LOSSES
 from lookalike.planning.choice import Choice, percent
+from lookalike.planning.choices_by_length import BY_LENGTH
 from lookalike.planning.choices_by_start import (
     BY_START,
     HELD_OUT_FROM,
@@ -33,6 +34,9 @@ from lookalike.training.sampler_choice import sampler_name
 
 RECIPES = ("auto", "component")
 """Recipes by name; any other value of `train.recipe` is the path of a YAML file."""
+
+BEFORE_START = CHOSEN_BY_RECIPE - BY_START - BY_LENGTH
+"""Settings that are chosen by the data before the network is built."""
 
 
 def choose_by_data(
@@ -48,7 +52,7 @@ def choose_by_data(
     Images are read only where the recipe `auto` has something to choose, and there is a `source`.
     `differing` are `Facts` of a run elsewhere that are not those of the list and of `world`.
     """
-    settled = config.asked() >= CHOSEN_BY_RECIPE - BY_START and config.train.start_from is None
+    settled = config.asked() >= BEFORE_START and config.train.start_from is None
     if config.train.recipe == "auto" and not settled:
         facts = gather_facts(config, catalog, held_out, source, world)
         return choose(config, replace(facts, **differing))
