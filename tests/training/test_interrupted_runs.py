@@ -19,6 +19,7 @@ from lookalike.config.config import Config
 from lookalike.errors import DataError, Interrupted, RunError, TrainingError
 from lookalike.run import Run
 from lookalike.training.bad_image_limit import BadImageLimit
+from lookalike.training.checkpoint_writer import CheckpointWriter
 
 
 def words(shapes, output, *more):
@@ -85,6 +86,35 @@ def test_signal_after_the_agreement_stops_one_step_later(shapes, tmp_path, monke
             pretrained=False, image_size=32, embedding_dim=16, batch_size=8, device="cpu",
         )  # fmt: skip
     assert (run / "checkpoints/latest").read_text() == "step-00000004\n"
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_signal_while_the_last_checkpoint_is_written_does_not_stop_that(
+    shapes, tmp_path, monkeypatch, stopped
+):
+    """On several workers it reaches some of them before, and others after the last step."""
+    wait, unshared, steps = CheckpointWriter.wait, BadImageLimit.unshared, []
+
+    def signalled(writer):
+        if steps:
+            signal.raise_signal(signal.SIGINT)
+        wait(writer)
+
+    def stepped(limit):
+        steps.append(None)
+        if stopped:
+            signal.raise_signal(signal.SIGTERM)
+        return unshared(limit)
+
+    monkeypatch.setattr(CheckpointWriter, "wait", signalled)
+    monkeypatch.setattr(BadImageLimit, "unshared", stepped)
+    if stopped:
+        with pytest.raises(Interrupted):
+            here(shapes, tmp_path / "run", "train.max_steps=5")
+    else:
+        here(shapes, tmp_path / "run", "train.max_steps=2")
+    latest = (tmp_path / "run/checkpoints/latest").read_text()
+    assert latest == "step-00000002\n"
 
 
 def test_infinite_loss_stops_with_an_explanation(shapes, tmp_path):

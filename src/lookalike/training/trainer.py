@@ -153,6 +153,8 @@ class Trainer:
                     self._log_early_stop()
                     stop = 0
                     break
+            # A signal that comes now does not take a worker from those that write with it.
+            self.output.checkpoints.wait()
         done = self.out_of_patience or self.progress.step >= total
         if done and 0 < self.progress.skipped == self.progress.step:
             raise TrainingError(
@@ -162,11 +164,11 @@ class Trainer:
         if done or not stop:
             self._end()
             return None
-        self.output.checkpoints.wait()
         return stop
 
     def _end(self) -> None:
-        self.output.checkpoints.wait()
+        with signals.deferred():
+            self.output.checkpoints.wait()
         self._interpolate()
 
     @property
