@@ -1,7 +1,7 @@
 """Length of a run from a time budget."""
 
 import json
-from importlib import import_module
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +12,8 @@ import lookalike
 from lookalike.commands.show_config import show_config
 from lookalike.config.config import Config
 from lookalike.config.duration import seconds_of
-from lookalike.errors import ConfigError
+from lookalike.distributed import launch
+from lookalike.errors import ConfigError, LookalikeError
 from lookalike.model.embedder import Embedder
 from lookalike.planning.choices_by_length import choose_by_length
 from lookalike.training import time_budget
@@ -45,6 +46,16 @@ def test_calibration_and_report_are_reserved():
     assert reserved_passes(interpolate=True, report=True, workers=4) == 10
 
 
+def test_the_time_of_workers_begins_with_their_launcher(shapes, tmp_path, monkeypatch, capfd):
+    """torchrun starts them seconds later, here an hour."""
+    early = SimpleNamespace(monotonic=lambda: time.monotonic() - 3600)
+    monkeypatch.setattr(launch, "time", early)
+    request = pretrained_request(shapes, tmp_path, workers=2, device="cpu")
+    with pytest.raises(LookalikeError):
+        lookalike.train(output=tmp_path / "run", time_budget="10m", **request)
+    assert "train.time_budget=10m: not enough for one step" in capfd.readouterr().err
+
+
 def test_the_length_follows_the_time_of_real_steps(shapes, tmp_path, monkeypatch):
     """With a clock that only steps move, by 2 s each."""
     now = 100.0
@@ -58,7 +69,7 @@ def test_the_length_follows_the_time_of_real_steps(shapes, tmp_path, monkeypatch
 
     monkeypatch.setattr(TrainStep, "__call__", two_seconds)
     monkeypatch.setattr(time_budget, "time", clock)
-    monkeypatch.setattr(import_module("lookalike.commands.train"), "time", clock)
+    monkeypatch.setattr(launch, "time", clock)
     run = lookalike.train(
         train=shapes / "train.txt", output=tmp_path / "run", backbone="test_resnet",
         pretrained=False, image_size=32, embedding_dim=8, batch_size=16, threads=1,
@@ -144,13 +155,15 @@ def test_a_budget_of_less_than_a_pass_trains_on_stored_features(shapes, tmp_path
     lookalike.train(output=run, resume=True)  # is at its end, with the same settings
 
 
-@pytest.mark.parametrize("forward", [0.1, 30.0])
+@pytest.mark.parametrize(("forward", "stored"), [(3.0, True), (3.8, False), (30.0, False)])
 def test_features_are_stored_only_where_the_time_reaches_for_them(
-    shapes, tmp_path, monkeypatch, forward
+    shapes, tmp_path, monkeypatch, caplog, forward, stored
 ):
     """With a clock that only batches move: of training by 6 s, of a forward pass by less or more.
 
-    Where decoding is the slower part, a forward pass takes as long as training.
+    Where decoding is the slower part, a forward pass takes as long as training. The calibration,
+    which loads the saved model, passes the 20 validation images through the network again: with
+    3.8 s a batch of 16, there is time for the features, but not for these too.
     """
     now = 100.0
     clock = SimpleNamespace(monotonic=lambda: now)
@@ -169,13 +182,14 @@ def test_features_are_stored_only_where_the_time_reaches_for_them(
     monkeypatch.setattr(TrainStep, "__call__", slow_step)
     monkeypatch.setattr(time_budget, "pooled_features", slow_features)
     monkeypatch.setattr(time_budget, "time", clock)
-    monkeypatch.setattr(import_module("lookalike.commands.train"), "time", clock)
+    monkeypatch.setattr(launch, "time", clock)
     request = pretrained_request(shapes, tmp_path)
     run = lookalike.train(output=tmp_path / "run", time_budget="52s", **request)
     used = Config.load(content=run.resolved.read_bytes(), file="used.yaml").train
-    assert used.freeze_backbone_epochs == (30 if forward < 1 else 0)
-    assert bool(used.cache_features) == (forward < 1)
-    assert used.max_steps >= (3 if forward < 1 else 1)
+    assert used.freeze_backbone_epochs == (30 if stored else 0)
+    assert bool(used.cache_features) == stored
+    assert used.max_steps >= (3 if stored else 1)
+    assert ("; 4 s are reserved" in caplog.text) == stored  # 3.75 s for the calibration
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict
@@ -30,7 +29,7 @@ from lookalike.data.catalog import Catalog
 from lookalike.data.held_out_classes import hold_out
 from lookalike.data.loading.image_source import Source
 from lookalike.data.readers.path_patterns import shown
-from lookalike.distributed.launch import in_worker, launch
+from lookalike.distributed.launch import command_began, in_worker, launch
 from lookalike.distributed.world import World
 from lookalike.errors import DataError, Interrupted
 from lookalike.log import logger
@@ -71,7 +70,12 @@ from lookalike.training.run_output import RunOutput
 from lookalike.training.saved_lists import files_named_by, lists_named_by
 from lookalike.training.setting_folders import folders_of
 from lookalike.training.step import repeatable
-from lookalike.training.time_budget import features_fit, fit_length, reserved_passes
+from lookalike.training.time_budget import (
+    fit_length,
+    image_passes,
+    reserved_passes,
+    seconds_beside_features,
+)
 from lookalike.training.trainer import Trainer
 from lookalike.training.uploader import create_uploader
 from lookalike.training.validation import Validator
@@ -95,7 +99,7 @@ def train(config: Config | None = None, *, resume: bool = False, **settings: Any
     Raises:
         LookalikeError: a mistake that the user can fix; see `lookalike.errors`.
     """
-    began = time.monotonic()
+    began = command_began()
     requested = Config.of(config, settings)
     saved = resume and config is None and requested.data.train is None
     if saved:
@@ -236,13 +240,21 @@ def _within_budget(
     epochs, steps = length.epochs, min(length.steps, train.max_steps or length.steps)
     steps_per_epoch = parts.loader.steps_per_epoch
     choices = choose_by_length(config, asked.asked(), length.steps / steps_per_epoch)
-    if choices and not features_fit(train.time_budget, parts, world, epoch=epoch, began=began):
-        choices = []
+    again = image_passes(report=train.report, workers=world.size)
+    reserved = None
     if choices:
+        reserved = seconds_beside_features(
+            train.time_budget, parts, world, epoch=epoch, passes=again, began=began
+        )
+    if reserved is None:
+        choices = []
+    else:
         summary.log_choices(choices)
         config = with_choices(config, choices)
         use_frozen_features(parts, config, run, progress, world, source)
-        length = fit(frozen=True, epoch=0, least=steps_per_epoch)
+        length = fit(
+            frozen=True, epoch=0, least=steps_per_epoch, passes=passes - again, seconds=reserved
+        )
         epochs = min(length.epochs, FROZEN_EPOCHS)
         steps = min(length.steps, epochs * steps_per_epoch)
     values = {"train.epochs": epochs, "train.max_steps": steps}

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,6 +33,12 @@ def in_worker() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ or "LOCAL_RANK" in os.environ
 
 
+def command_began() -> float:
+    """`time.monotonic()` at the start of the command: of a worker's launcher, else now."""
+    began = os.environ.get(_BEGAN)
+    return float(began) if began and in_worker() else time.monotonic()
+
+
 def is_answering() -> bool:
     """True in the process that prints the answer of the command.
 
@@ -44,6 +51,7 @@ _LEAST_OF_A_WORKER = 300_000_000
 """Bytes of a worker's own that Python, torch and timm take."""
 
 _REPORTS = "LOOKALIKE_REPORTS"  # folder of the reports of workers to their launcher
+_BEGAN = "LOOKALIKE_BEGAN"  # time.monotonic(), which counts from the start of the machine
 _LAUNCHER_PID = "LOOKALIKE_LAUNCHER_PID"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -133,6 +141,7 @@ def launch(workers: int, arguments: Sequence[str], folder: str | Path, again: st
         ConfigError: they need more memory than is free, before they hold a model.
         WorkersFailed: one of them ended with another exit code than 0.
     """
+    began = time.monotonic()
     fit = max(available() // _LEAST_OF_A_WORKER, 1)
     if workers > fit:
         raise ConfigError(
@@ -152,7 +161,7 @@ def launch(workers: int, arguments: Sequence[str], folder: str | Path, again: st
             "fewer, and each takes memory for a model of its own; usual is one for each GPU, or "
             "one in all without GPUs\n"
         )
-    ours = {_REPORTS: str(folder), _LAUNCHER_PID: str(os.getpid())}
+    ours = {_REPORTS: str(folder), _LAUNCHER_PID: str(os.getpid()), _BEGAN: str(began)}
     usual = {"OMP_NUM_THREADS": str(max(1, usable // workers))}
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup
         usual["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGTERM,SIGINT,SIGQUIT"

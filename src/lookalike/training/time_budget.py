@@ -74,7 +74,15 @@ def reserved_passes(*, interpolate: bool, report: bool, workers: int) -> int:
     Start and end are measured, and with `interpolate` three points between them; then the model is
     calibrated. The main worker embeds for the report alone.
     """
-    return 3 + 3 * interpolate + workers * report
+    return 3 + 3 * interpolate + image_passes(report=report, workers=workers) - 1
+
+
+def image_passes(*, report: bool, workers: int) -> int:
+    """Those of `reserved_passes` that read the images again where features are stored.
+
+    The saved model is loaded for the calibration and for the report.
+    """
+    return 1 + workers * report
 
 
 def fit_length(
@@ -87,6 +95,7 @@ def fit_length(
     epoch: int,
     began: float,
     passes: int,
+    seconds: float = 0.0,
     least: int = 0,
 ) -> Length:
     """Length of a new run by the time of some real steps, which are then undone.
@@ -100,6 +109,7 @@ def fit_length(
         epoch: whose steps are timed.
         began: `time.monotonic()` at the start of the command.
         passes: over the validation set that are reserved, see `reserved_passes`.
+        seconds: that are reserved beside them.
         least: steps to take even where the time does not reach for them.
 
     Raises:
@@ -109,7 +119,9 @@ def fit_length(
     validator, batch = parts.validator, parts.loader.batch_size
     images = 0 if validator is None else len(validator.catalog)
     validation = _FORWARD * step * images / batch
-    left = seconds_of(budget) - (time.monotonic() - began)
+    if validator is not None and validator.features is not None:
+        validation = _seconds_of_measurement(parts)  # not by the size of images
+    left = seconds_of(budget) - (time.monotonic() - began) - seconds
     mine = length_within(left, step, parts.loader.steps_per_epoch, validation, passes)
     if least and (mine is None or mine.steps < least):
         mine = Length(-(-least // parts.loader.steps_per_epoch), least, 1)
@@ -126,18 +138,27 @@ def fit_length(
         "train.time_budget=%s: a step takes %.3g s, so that %s steps (%.3g epochs) fit; %s are "
         "reserved for start, end, calibration and report",
         budget, step, f"{found.steps:,}", found.steps / parts.loader.steps_per_epoch,
-        duration(passes * validation),
+        duration(passes * validation + seconds),
     )  # fmt: skip
     return found
 
 
-def features_fit(
-    budget: str, parts: TrainingParts, world: World, *, epoch: int, began: float
-) -> bool:
-    """True if all images go through the backbone once, forward, in most of the time that is left.
+def _seconds_of_measurement(parts: TrainingParts) -> float:
+    assert parts.validator is not None
+    began = time.monotonic()
+    with parts.trained.whole() as network:
+        parts.validator.measure(network.embedder)
+    return time.monotonic() - began
 
-    Some batches of the training images are timed; where decoding is the slower part, a forward
-    pass takes as long as training does. Arguments as of `fit_length`.
+
+def seconds_beside_features(
+    budget: str, parts: TrainingParts, world: World, *, epoch: int, passes: int, began: float
+) -> float | None:
+    """Seconds of `passes` over the validation images; None if features do not fit beside them.
+
+    They fit if all images go through the backbone once, forward, in most of the time that is left
+    without these passes. Some batches of the training images are timed; where decoding is the
+    slower part, a forward pass takes as long as training does. Arguments as of `fit_length`.
     """
     network = parts.trained.network
     assert isinstance(network, TrainingNetwork)
@@ -148,12 +169,15 @@ def features_fit(
             pooled_features(network.embedder, batch.images, network.poolings).cpu()
             took.append(time.monotonic() - last)
             last = time.monotonic()
-    images = len(parts.loader.catalog)
-    images += 0 if parts.validator is None else len(parts.validator.catalog)
-    needed = float(np.median(took[_WARM_UP:] or took)) * images / parts.loader.batch_size
-    left = seconds_of(budget) - (time.monotonic() - began)
-    fits: bool = world.broadcast_object(needed <= _MOST_FOR_FEATURES * left)
-    return fits
+    image = float(np.median(took[_WARM_UP:] or took)) / parts.loader.batch_size
+    validated = 0 if parts.validator is None else len(parts.validator.catalog)
+    needed = image * (len(parts.loader.catalog) + validated)
+    reserved = image * validated * passes
+    left = seconds_of(budget) - (time.monotonic() - began) - reserved
+    shared: float | None = world.broadcast_object(
+        reserved if needed <= _MOST_FOR_FEATURES * left else None
+    )
+    return shared
 
 
 def _seconds_of_a_step(
