@@ -95,6 +95,7 @@ class Run:
     calibration = _PathBelow("model/calibration.json")
     tensorboard = _PathBelow("tensorboard")
     features = _PathBelow(".features")
+    timing = _PathBelow(".timing")
     lock_file = _PathBelow(".lock")
 
     def __post_init__(self) -> None:
@@ -169,7 +170,7 @@ class Run:
         """
         ours = {self.log, self.lock_file, self.checkpoints, self.bad_images}
         ours |= {self.resolved, self.folders, self.recipe, self.classes, self.tensorboard}
-        ours |= {self.features}
+        ours |= {self.features, self.timing, *self.path.glob("..timing.*partial")}
         beside = (LOGGERS, "wandb", DOCTOR_JSON, DOCTOR_PAGE)  # doctor may run before training
         ours |= {self.path / name for name in beside}
         if resume:

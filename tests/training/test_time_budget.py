@@ -99,6 +99,15 @@ def test_a_budget_sets_the_steps_and_leaves_no_trace(shapes, tmp_path, monkeypat
     assert not (budget.path / ".timing").exists()
     given = lookalike.train(output=tmp_path / "given", epochs=2, max_steps=4, **settings)
     assert [r["loss"] for r in given.read(given.metrics) if "loss" in r] == losses
+    # One that was killed while steps were timed is given again.
+    killed = tmp_path / "killed"
+    for name in (".timing", "..timing.partial", "..timing.replaced.partial"):
+        (killed / name).mkdir(parents=True)
+        (killed / name / "state.json").write_text("{")
+    with monkeypatch.context() as patch:
+        patch.setattr(time_budget, "length_within", lambda *_, **__: Length(1, 1, 1))
+        again = lookalike.train(output=killed, time_budget="1h", **settings)
+    assert not list(again.path.glob("*.timing*"))
     both = {**settings, "output": tmp_path / "both", "time_budget": "8s", "epochs": 2}
     for resume in (False, True):  # jobs always resume, into a fresh folder too
         with pytest.raises(ConfigError, match="exclude each other"):

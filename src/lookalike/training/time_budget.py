@@ -184,7 +184,7 @@ def _seconds_of_a_step(
     parts: TrainingParts, run: Run, world: World, frozen: bool, epoch: int
 ) -> float:
     """Seconds of a step with its images; network, heads and statistics end as they were."""
-    folder = run.path / ".timing"
+    folder = run.timing
     if len(world.directory_leaders) > 1:
         raise ConfigError(
             "train.time_budget needs a directory that all machines share; give train.epochs"
