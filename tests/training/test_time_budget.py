@@ -2,6 +2,7 @@
 
 import json
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -108,6 +109,10 @@ def test_a_budget_sets_the_steps_and_leaves_no_trace(shapes, tmp_path, monkeypat
         patch.setattr(time_budget, "length_within", lambda *_, **__: Length(1, 1, 1))
         again = lookalike.train(output=killed, time_budget="1h", **settings)
     assert not list(again.path.glob("*.timing*"))
+    lengths = {"train": shapes / "train.txt", "epochs": 2, "time_budget": "8s"}
+    for command in (show_config, partial(lookalike.plan, measure=False)):
+        with pytest.raises(ConfigError, match="exclude each other"):
+            command(**lengths)
     both = {**settings, "output": tmp_path / "both", "time_budget": "8s", "epochs": 2}
     for resume in (False, True):  # jobs always resume, into a fresh folder too
         with pytest.raises(ConfigError, match="exclude each other"):

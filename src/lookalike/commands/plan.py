@@ -43,6 +43,7 @@ from lookalike.storage.byte_size import in_bytes
 from lookalike.training.build import create_embedder, create_sampling
 from lookalike.training.build_heads import DTYPES, metric_loss
 from lookalike.training.build_network import create_network, keeps_statistics
+from lookalike.training.open_run import check_one_length
 from lookalike.training.request_lists import create_source, open_catalogs
 from lookalike.training.resolve import check_micro_batches, half_precision, resolve
 
@@ -103,6 +104,7 @@ def plan(
     """
     config = Config.of(config, settings)
     config = with_choices(config, choose_by_file(config))
+    check_one_length(config)
     for name, number in (("classes", classes), ("images", images)):
         if number is not None and number < 1:
             raise ConfigError(f"--{name} {number}: not a number above 0")

@@ -15,6 +15,7 @@ from lookalike.planning.choices_by_length import left_to_length
 from lookalike.planning.choices_by_start import left_to_start, part_to_hold_out
 from lookalike.planning.recipe import choose_by_data, choose_by_file
 from lookalike.training.build import check_settings
+from lookalike.training.open_run import check_one_length
 from lookalike.training.request_lists import create_source, open_catalogs
 
 
@@ -37,6 +38,7 @@ def show_config(config: Config | None = None, **settings: Any) -> str:
     config = with_choices(config, choices)
     if config.data.train is None:
         raise ConfigError("no training list: give data.train (--train), a list of images")
+    check_one_length(config)
     check_settings(config)
     catalog, held_out = open_catalogs(config)
     device = config.run.device

@@ -55,12 +55,8 @@ def check_request(config: Config, resume: bool) -> None:
         check_output_folder(output)
     resumed = resume and output is not None
     resumed = resumed and remote_run.saved_config(str(output), asked=True) is not None
-    both = "train.epochs" in config.asked() and config.train.time_budget is not None
-    if not resumed and both:
-        raise ConfigError(
-            f"train.epochs={config.train.epochs} and train.time_budget={config.train.time_budget} "
-            "exclude each other; give one"
-        )
+    if not resumed:
+        check_one_length(config)
     if config.data.train is not None and output is not None:
         return
     if resume and output is None:
@@ -71,6 +67,19 @@ def check_request(config: Config, resume: bool) -> None:
             f"{_like(output)}check --output, or give --train LIST to begin a run there"
         )
     config.require_list_and_output()
+
+
+def check_one_length(config: Config) -> None:
+    """Check that a new run's length is given only once.
+
+    Raises:
+        ConfigError: both train.epochs and train.time_budget are given.
+    """
+    if "train.epochs" in config.asked() and config.train.time_budget is not None:
+        raise ConfigError(
+            f"train.epochs={config.train.epochs} and train.time_budget={config.train.time_budget} "
+            "exclude each other; give one"
+        )
 
 
 def _like(output: str) -> str:
