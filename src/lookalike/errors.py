@@ -21,6 +21,7 @@ import errno
 import importlib.util
 import math
 import os
+import shlex
 import signal
 from numbers import Integral, Real
 from types import UnionType
@@ -110,7 +111,7 @@ class Interrupted(LookalikeError):
     def __init__(self, number: int, step: int, output: str) -> None:
         super().__init__(
             f"stopped by {signal.Signals(number).name} at step {step}, which is saved; "
-            f"resume with: lookalike train --resume --output {output}"
+            f"resume with: lookalike train --resume --output {shlex.quote(output)}"
         )
         self.exit_code = 128 + number
 

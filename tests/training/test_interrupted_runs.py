@@ -93,6 +93,7 @@ def test_a_signal_while_the_last_checkpoint_is_written_does_not_stop_that(
     shapes, tmp_path, monkeypatch, stopped
 ):
     """On several workers it reaches some of them before, and others after the last step."""
+    run = tmp_path / "my run"
     wait, unshared, steps = CheckpointWriter.wait, BadImageLimit.unshared, []
 
     def signalled(writer):
@@ -109,11 +110,11 @@ def test_a_signal_while_the_last_checkpoint_is_written_does_not_stop_that(
     monkeypatch.setattr(CheckpointWriter, "wait", signalled)
     monkeypatch.setattr(BadImageLimit, "unshared", stepped)
     if stopped:
-        with pytest.raises(Interrupted):
-            here(shapes, tmp_path / "run", "train.max_steps=5")
+        with pytest.raises(Interrupted, match=f"--output '{run}'$"):  # for a shell
+            here(shapes, run, "train.max_steps=5")
     else:
-        here(shapes, tmp_path / "run", "train.max_steps=2")
-    latest = (tmp_path / "run/checkpoints/latest").read_text()
+        here(shapes, run, "train.max_steps=2")
+    latest = (run / "checkpoints/latest").read_text()
     assert latest == "step-00000002\n"
 
 

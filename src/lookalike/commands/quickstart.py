@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shlex
 import tarfile
 import time
 from importlib.resources import as_file, files
@@ -106,6 +107,7 @@ def results_text(run: Run, folder: Path, seconds: float) -> str:
     scores = run.scores()
     before, after = scores[0], kept_score(scores)
     assert after is not None
+    of_run, test = (shlex.quote(str(place)) for place in (run, folder / "data" / "test.txt"))
     lines = [
         "",
         f"{'on ' + str(before['queries']) + ' unseen emoji':28}{'before':>10}{'after':>10}",
@@ -124,7 +126,7 @@ def results_text(run: Run, folder: Path, seconds: float) -> str:
         f"images     {folder / 'data'} (credits: LICENSES.md there)",
         f"took       {log.duration(seconds)}",
         "",
-        f"next:      lookalike evaluate {run.path} --data {folder / 'data' / 'test.txt'}",
+        f"next:      lookalike evaluate {of_run} --data {test}",
         "your own:  lookalike train --train list.txt --val other.txt --output runs/mine",
     ]
     return "\n".join(lines)

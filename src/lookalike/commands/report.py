@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import replace
 from itertools import chain
 
@@ -154,7 +155,7 @@ def report_training(
         logger.warning(
             "no report was written: %s%s. The training is complete and its model is saved; try "
             "again with: lookalike report %s",
-            kind, error, run.path,
+            kind, error, shlex.quote(str(run.path)),
         )  # fmt: skip
 
 

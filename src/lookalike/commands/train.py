@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import tempfile
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -275,7 +276,7 @@ def _train_in_workers(config: Config, requested: Config, resume: bool) -> Run:
         request.write_text(requested.to_yaml(complete=False), "utf-8")
         arguments = ["train", str(request), *(["--resume"] if resume else [])]
         output = storage.public(str(config.run.output))
-        again = f"Resume with: lookalike train --resume --output {output}"
+        again = f"Resume with: lookalike train --resume --output {shlex.quote(output)}"
         launch(config.run.workers, arguments, folder, again)
     return Run.open(local_output(config))
 

@@ -125,14 +125,18 @@ def fit_length(
     mine = length_within(left, step, parts.loader.steps_per_epoch, validation, passes)
     if least and (mine is None or mine.steps < least):
         mine = Length(-(-least // parts.loader.steps_per_epoch), least, 1)
+    needed, smaller = f"one step of {step:.2g} s", "a smaller model.image_size"
+    if images:
+        needed += f" and {passes} passes over the validation set of {validation:.2g} s each"
+        smaller += ", or a smaller validation set"
+    lacking = (
+        f"train.time_budget={budget}: {max(left, 0):.2g} s of it are left after the start, not "
+        f"enough for {needed}; give more time, or {smaller}"
+    )
     # The main worker's clock decides for all.
-    shared = world.broadcast_object(None if mine is None else asdict(mine))
+    shared, lacking = world.broadcast_object((None if mine is None else asdict(mine), lacking))
     if shared is None:
-        raise ConfigError(
-            f"train.time_budget={budget}: not enough for one step of {duration(step)} and "
-            f"{passes} passes over the validation set of {duration(validation)} each; give more "
-            "time, a smaller model.image_size, or a smaller validation set"
-        )
+        raise ConfigError(lacking)
     found = Length(**shared)
     logger.info(
         "train.time_budget=%s: a step takes %.3g s, so that %s steps (%.3g epochs) fit; %s are "

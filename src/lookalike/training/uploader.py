@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import shutil
 import threading
 import time
@@ -227,7 +228,7 @@ class Uploader:
             raise StorageError(
                 f"{self._error}; the upload is not complete, and nothing is lost: all of it is in "
                 f"{self.run.path}{others}. Once the storage is reachable again: lookalike train "
-                f"--resume --output {storage.public(self.output)}"
+                f"--resume --output {shlex.quote(storage.public(self.output))}"
             )
 
     def _replace_next(self, snapshot: Path) -> None:
