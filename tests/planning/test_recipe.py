@@ -294,7 +294,7 @@ def test_classes_of_short_lists_are_held_out_where_the_start_is_good():
     good = by_start(adamw, {"gem+avg": Start(0.8)}, 0.1)
     assert (good["data.val_fraction"], good["train.interpolate"]) == (0.1, True)
     assert "data.val_fraction" not in by_start(adamw, {"gem+avg": Start(0.5)}, 0.1)
-    assert by_start(adamw, {"gem+avg": Start(0.9)}, 0.0)["train.interpolate"] == 0.5
+    assert by_start(adamw, {"gem+avg": Start(0.9)}, 0.0)["train.interpolate"] == 0.25
     assert "data.val_fraction" not in by_start(adamw, {"gem+avg": Start(0.9)}, 0.0)
     assert "train.interpolate" not in by_start(adamw, {"gem+avg": Start(0.8)}, 0.0)
 
