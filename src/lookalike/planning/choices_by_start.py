@@ -92,8 +92,8 @@ def choose_by_start(
     if held_out == 0 and start is not None and start.recall[1] >= _RECALLS[0]:
         reason = (
             "training on few classes loses what a good start has: Recall@1 is "
-            f"{percent(start.recall[1])} before training; a quarter of the way to its end does not, "
-            "and there are too few classes to choose by"
+            f"{percent(start.recall[1])} before training; a quarter of the way keeps it, and there "
+            "are too few classes to choose by"
         )
         choices.append(Choice(_GUARD, _PART_UNMEASURED, reason))
     elif held_out and start is not None and start.recall[1] >= _RECALLS[-1]:
