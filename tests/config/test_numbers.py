@@ -20,6 +20,8 @@ def test_a_number_that_cannot_be_used_is_refused_by_its_setting(value):
     assert len(NUMERIC) > 40
     for key in NUMERIC:
         section, name = key.split(".")
+        if value is True and "bool" in keys()[key][0]:
+            continue
         given = {"m": value} if key == "loss.options" else value
         with pytest.raises(ConfigError, match=rf"^{section}\.{name}") as told:
             Config.build({section: {name: given}})
