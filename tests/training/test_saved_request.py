@@ -212,6 +212,7 @@ def test_relative_files_of_a_run_resumed_elsewhere_are_explained(
     assert "names it" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_files_are_found_in_the_folder_where_the_run_began(shapes, tmp_path, monkeypatch, caplog):
     """With the saved request, with its file, and with a recipe file that names a list."""
     began, elsewhere = tmp_path / "began", tmp_path / "elsewhere"

@@ -47,6 +47,7 @@ def test_calibration_and_report_are_reserved():
     assert reserved_passes(interpolate=True, report=True, workers=4) == 10
 
 
+@pytest.mark.slow
 def test_the_time_of_workers_begins_with_their_launcher(shapes, tmp_path, monkeypatch, capfd):
     """torchrun starts them seconds later, here an hour."""
     early = SimpleNamespace(monotonic=lambda: time.monotonic() - 3600)
