@@ -157,7 +157,8 @@ def keep_weights_between(
 
         record = None
         if validator is None:
-            kept = 1.0 if weight is None else weight
+            assert weight is not None
+            kept = weight
             logger.info("the model is %.0f %% of the way from start to end, unmeasured", 100 * kept)
         else:
             point, record = interpolate(
